@@ -1,0 +1,1 @@
+"""Makes a training set robust. This stage is not written yet."""

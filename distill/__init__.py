@@ -1,0 +1,1 @@
+"""Makes a training set small. This stage is not written yet."""

@@ -1,0 +1,1 @@
+"""Shows what a classifier looks at. This stage is not written yet."""

@@ -1,0 +1,49 @@
+"""Settings of `workbench sample`. Light (no torch), because `--help` reads it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from workbench.config import Device, parse_size
+from workbench.errors import UserError
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    """Generate a labelled, documented data set with a trained pipeline.
+
+    workbench sample runs/fashion --size 32 --size 48x32 --num-images 1000 --output data/fashion-generated
+
+    The images are shared evenly by the sizes and, within each, by the labels. Image k is drawn from seed + k: it does
+    not depend on the batch size or on how many processes share the work. Interrupted, the same command goes on.
+    """
+
+    pipeline: tyro.conf.Positional[str]
+    """A trained run's folder, or its pipeline folder."""
+    output: Path
+    """The data set's folder."""
+    num_images: int = 1000
+    """Images in total."""
+    size: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """HEIGHTxWIDTH or one number, in pixels; may be given several times. The training size unless given."""
+    label: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """Only this label; may be given several times. All of them unless given."""
+    guidance_scale: float = 1.5
+    """Classifier-free guidance; 1 is off. More is clearer and less varied."""
+    num_inference_steps: int = 25
+    batch_size: int = 64
+    shard_size: int = 1000
+    """Images in a sub-folder; what is resumed."""
+    seed: int = 0
+    device: Device = "auto"
+    overwrite: bool = False
+    """Replace the data set that the output folder holds."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work."""
+        for name in ("num_images", "num_inference_steps", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        for size in self.size:
+            parse_size(size)

@@ -1,0 +1,1 @@
+"""What a person touches: the `workbench` command and the main job."""

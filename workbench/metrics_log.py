@@ -1,0 +1,83 @@
+"""What a run says of itself while it trains: means over a window of steps, speed, and metrics.jsonl."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.files import write_atomic
+
+
+class MetricsLog:
+    """One JSON line per call, appended. Lines after step `keep_up_to` are dropped first: they are about to come again."""
+
+    def __init__(self, path: Path, keep_up_to: int, active: bool = True) -> None:
+        self.path, self.active = path, active
+        self.last: dict[str, Any] = {}
+        if active and path.exists():
+            kept = [row for row in read_metrics(path) if row["step"] <= keep_up_to]
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append the figures of one step."""
+        self.last = {"step": step, **figures}
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(self.last) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that was cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+class Window:
+    """Sums of figures, skipped steps and times since the last line of the log."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.skipped = 0
+        self.began, self.compute = time.perf_counter(), 0.0
+
+    def add(self, figures: Mapping[str, Tensor], finite: bool) -> None:
+        """Count one step; the figures of a skipped one are left out of the means."""
+        self.steps += 1
+        self.skipped += not finite
+        if finite:
+            for key, value in figures.items():
+                self.sums[key] = self.sums.get(key, torch.zeros((), device=self.device)) + value.float()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count the time inside as forward and backward."""
+        began = time.perf_counter()
+        yield
+        self.compute += time.perf_counter() - began
+
+    def means(self) -> dict[str, Tensor]:
+        """Mean figures of the steps that were not skipped."""
+        return {key: total / max(self.steps - self.skipped, 1) for key, total in self.sums.items()}
+
+    def speed(self, batch_size: int) -> dict[str, float]:
+        """Images per second; on a CPU also the share of time outside forward and backward."""
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
+        figures = {"images_per_second": self.steps * batch_size / elapsed}
+        if self.device.type == "cpu":
+            figures["overhead_share"] = 1 - self.compute / elapsed
+        return figures

@@ -1,0 +1,308 @@
+"""The one training loop, on accelerate: any recipe, any number of processes, stop and resume at any step.
+
+    result = Training(recipe).train()
+
+Data order, noise and augmentation are functions of (seed, step). So a run that was killed and resumed equals the
+uninterrupted one (bit for bit on a CPU), and splitting a global batch over processes or forward passes changes nothing.
+"""
+
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from jaxtyping import Int64
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from workbench import checkpoints, seeds
+from workbench.config import TrainingConfig, to_mapping
+from workbench.data_order import global_batch
+from workbench.errors import UserError
+from workbench.files import user_errors_for_disk
+from workbench.launch import command_line, processes_asked, versions
+from workbench.metrics_log import MetricsLog, Window
+from workbench.progress import progress
+from workbench.recipe import Recipe
+from workbench.run_folder import RunFolder
+from workbench.signals import StopRequest
+
+STEP = 1  # stream of randomness
+
+
+class Training:
+    """A run of one recipe: its accelerator, its weights and its folder."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.config = recipe, recipe.config
+        self.config.check()
+        self.folder = RunFolder(Path(self.config.output_dir), recipe.result)
+        self.accelerator = make_accelerator(self.config)
+        self.main = self.accelerator.is_main_process
+        world = self.accelerator.num_processes
+        self.batch_size = self.config.train_batch_size * self.config.gradient_accumulation_steps * world
+        _warn_if_world_is_small(world)
+
+    def train(self) -> Path:
+        """Train to the last step and publish; returns the result's folder.
+
+        Raises UserError for what a person can mend, and SystemExit(130) or (143) on SIGINT or SIGTERM, after saving.
+        """
+        with user_errors_for_disk(self.folder.path), StopRequest() as self.stop:
+            self._open()
+            self._build()
+            self._run(self._resume())
+            self._publish()
+        return self.folder.result
+
+    def describe(self) -> str:
+        """The resolved settings and the size of the work, as YAML, for `--dry-run`."""
+        parameters = sum(p.numel() for p in self.recipe.model.parameters())
+        size = {
+            "parameters": parameters,
+            "megabytes_of_weights_gradients_optimizer_average": round(parameters * 4 * 5 / 1e6, 1),
+            "examples": self.recipe.num_examples,
+            "steps_per_epoch": round(self.recipe.num_examples / self.batch_size, 2),
+            "epochs": round(self.config.max_train_steps * self.batch_size / self.recipe.num_examples, 2),
+        }
+        return yaml.safe_dump({**self._settings(), **size}, sort_keys=False)
+
+    # ---- start -------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self.main:
+            self.folder.open(self._settings(), self.config.overwrite)
+        self.accelerator.wait_for_everyone()
+
+    def _settings(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.name, **to_mapping(self.config), "global_batch_size": self.batch_size}
+
+    def _build(self) -> None:
+        """Put the model on its device; build the weight average, the optimizer and the schedule."""
+        config = self.config
+        model = self.recipe.model.to(self.accelerator.device)
+        self.recipe.to(self.accelerator.device)
+        self.ema = AveragedModel(model, multi_avg_fn=ema_update(config.ema_decay))
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay, eps=config.adam_epsilon, fused=True,
+        )  # fmt: skip
+        schedule = get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
+        )
+        self.lr_factor = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save or to resume
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.accelerator.init_trackers("workbench", config={k: str(v) for k, v in self._settings().items()})
+
+    def _resume(self) -> int:
+        """Load the chosen checkpoint; returns the number of steps already done."""
+        chosen = checkpoints.choose(self.folder.checkpoints, self.config.resume_from_checkpoint)
+        step = checkpoints.step_of(chosen) if chosen else 0
+        if chosen:
+            self.accelerator.load_state(str(chosen))
+            load_model(self.ema, chosen / "ema.safetensors", device=str(self.accelerator.device))
+            self._say(f"Resuming from {chosen}")
+        self.metrics = MetricsLog(self.folder.metrics, keep_up_to=step, active=self.main)
+        return step
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def _run(self, start: int) -> None:
+        config, window, bad = self.config, Window(self.accelerator.device), 0
+        last = config.max_train_steps
+        bar = progress(last, self.folder.path.name, initial=start, unit="step", disable=not self.main)
+        for step in range(start + 1, last + 1):
+            figures, finite, signum = self._step(step, window)
+            window.add(figures, finite)
+            bad = 0 if finite else bad + 1
+            bar.update()
+            if step % config.logging_steps == 0 or step == last or bad:
+                bar.set_postfix(self._log(step, window))
+            if bad >= config.max_nonfinite_steps:
+                self._give_up(step, bad)
+            if signum or step % config.checkpointing_steps == 0 or step == last:
+                self._save(step)
+            if signum:
+                bar.close()
+                self._leave(step, signum)
+            if config.validation_steps and (step % config.validation_steps == 0 or step == last):
+                self._validate(step)
+                window.restart()
+        bar.close()
+
+    def _step(self, step: int, window: Window) -> tuple[dict[str, Tensor], bool, int]:
+        """One update; returns its figures on this process, whether it was finite, and a signal to stop or 0."""
+        indices = global_batch(self.recipe.num_examples, self.batch_size, self.config.seed, step)
+        draws = self.recipe.draw(
+            self.batch_size, seeds.generator(self.config.seed, STEP, step, device=self.accelerator.device)
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self.lr_factor(step - 1)
+        with window.computing():
+            figures = self._forward_backward(indices, draws)
+        figures["grad_norm"] = self._clip()
+        finite, signum = self._agree(figures["grad_norm"].isfinite() & figures["loss"].isfinite())
+        if finite or self.accelerator.scaler is not None:  # fp16's loss scaler has to see the overflow
+            self.optimizer.step()
+        if finite:
+            self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.optimizer.zero_grad(set_to_none=True)
+        return figures, finite, signum
+
+    def _forward_backward(self, indices: Int64[Tensor, " g"], draws: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Accumulate the gradient of this process's share of the global batch; returns the mean figures."""
+        parts = self._parts()
+        totals: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses = self.recipe.loss(self.model, indices[part], {k: v[part] for k, v in draws.items()})
+                self.accelerator.backward(losses["loss"] / len(parts))
+            for key, value in losses.items():
+                totals[key] = totals.get(key, torch.zeros_like(value)) + value.detach() / len(parts)
+        return totals
+
+    def _parts(self) -> list[slice]:
+        """This process's share of the global batch: one slice for each forward pass."""
+        size, world = self.config.train_batch_size, self.accelerator.num_processes
+        starts = range(self.accelerator.process_index * size, self.batch_size, world * size)
+        return [slice(start, start + size) for start in starts]
+
+    def _clip(self) -> Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        return torch.as_tensor(norm, device=self.accelerator.device)
+
+    def _agree(self, finite: Tensor) -> tuple[bool, int]:
+        """All processes skip, and stop, together. The one synchronisation with the device in a step."""
+        signum = self.stop.signum or 0
+        if self.accelerator.num_processes == 1:
+            return bool(finite), signum
+        flags = torch.stack([finite.float(), torch.tensor(-float(signum), device=finite.device)])
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
+        return bool(flags[0]), int(-flags[1])
+
+    # ---- what is written ---------------------------------------------------------------------------------------------
+
+    def _log(self, step: int, window: Window) -> dict[str, str]:
+        means = self.accelerator.reduce(window.means(), reduction="mean")
+        figures = {key: value.item() for key, value in means.items()}
+        figures |= {"lr": self.optimizer.param_groups[0]["lr"], **window.speed(self.batch_size)}
+        if window.skipped:
+            figures["skipped_steps"] = window.skipped
+        window.restart()
+        self._record_figures(step, figures)
+        return {k: f"{figures[k]:.3g}" for k in ("loss", "lr", "images_per_second") if k in figures}
+
+    def _record_figures(self, step: int, figures: dict[str, float]) -> None:
+        self.metrics.write(step, figures)
+        self.accelerator.log(figures, step=step)
+
+    def _save(self, step: int) -> None:
+        final = checkpoints.folder_of(self.folder.checkpoints, step)
+        partial = final.with_suffix(".tmp")
+        if self.main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        if self.main:
+            save_model(self.ema, str(partial / "ema.safetensors"))
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            checkpoints.seal(partial, final, step)
+            checkpoints.prune(self.folder.checkpoints, self.config.checkpoints_total_limit)
+
+    def _validate(self, step: int) -> None:
+        if self.main:
+            figures = dict(self.recipe.validate(self._averaged(), self.folder.samples, step))
+            if figures:
+                self._record_figures(step, figures)
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self) -> None:
+        if self.main:
+            record = {
+                "command": command_line(), "versions": versions(), "settings": self._settings(),
+                "figures": self.metrics.last,
+            }  # fmt: skip
+            self.folder.publish(
+                self.config.max_train_steps,
+                lambda folder: self.recipe.publish(self._averaged(), folder, record),
+            )
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    def _averaged(self) -> nn.Module:
+        return self.ema.module if self.config.ema_decay else self.accelerator.unwrap_model(self.model)
+
+    # ---- ends --------------------------------------------------------------------------------------------------------
+
+    def _leave(self, step: int, signum: int) -> None:
+        self._say(f"\nStopped after step {step}; everything is saved. Go on with:\n  {_resume_command()}")
+        self.accelerator.end_training()
+        raise SystemExit(128 + signum)
+
+    def _give_up(self, step: int, bad: int) -> None:
+        kept = checkpoints.latest(self.folder.checkpoints)
+        raise UserError(
+            f"the loss or its gradient was not finite {bad} steps in a row, up to step {step}; the last good checkpoint "
+            f"is {kept or 'none yet'}; try a lower --learning-rate, or --mixed-precision no"
+        )
+
+    def _say(self, text: str) -> None:
+        if self.main:
+            print(text, file=sys.stderr)
+
+
+def ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The update of `AveragedModel`: its decay rises as (1 + k) / (10 + k) after k updates, up to `decay`."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        k = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
+
+    return update
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """accelerate's engine for this run's device, precision and tracker. Raises UserError when one is not there."""
+    if config.device in ("cuda", "mps") and not getattr(torch, config.device).is_available():
+        raise UserError(f"--device {config.device} is not available here; give --device auto or --device cpu")
+    tracker = None if config.report_to == "none" else config.report_to
+    if tracker and find_spec(tracker) is None:
+        raise UserError(f"--report-to {tracker} needs a package that is not installed; run: pip install {tracker}")
+    cpu = config.device == "cpu"
+    precision = config.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if torch.cuda.is_available() and not cpu:
+        torch.set_float32_matmul_precision("high")  # TF32
+    return Accelerator(mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(config.output_dir))
+
+
+def _warn_if_world_is_small(world: int) -> None:
+    asked = processes_asked()
+    if asked and asked > world:
+        warnings.warn(
+            f"{asked} processes were asked for but {world} started; on a CPU start them with "
+            f"torchrun --standalone --nproc_per_node {asked} instead of accelerate launch",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+def _resume_command() -> str:
+    return command_line().replace(" --overwrite", "")
