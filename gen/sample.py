@@ -49,16 +49,19 @@ def sample(config: SampleConfig) -> tuple[Path, bool]:
     from accelerate import PartialState
 
     from gen.loading import load_pipeline, pipeline_checksum
+    from workbench.devices import choose_device
     from workbench.launch import command_line
 
-    state = PartialState(cpu=config.device == "cpu")
+    state = PartialState(cpu=choose_device(config.device).type == "cpu")
     pipe = load_pipeline(config.pipeline, str(state.device))
     pipe.set_progress_bar_config(disable=True)
     jobs = plan(config, pipe)
     checksum = pipeline_checksum(config.pipeline)
     with state.main_process_first():
         writer = _writer(config, pipe, checksum, overwrite=config.overwrite and state.is_main_process)
-    shards = writer.missing_shards(len(jobs))[state.process_index :: state.num_processes]
+    missing = writer.missing_shards(len(jobs))
+    state.wait_for_everyone()  # all look before one writes
+    shards = missing[state.process_index :: state.num_processes]
     _write(config, pipe, writer, jobs, shards, checksum, quiet=not state.is_main_process)
     state.wait_for_everyone()
     if state.is_main_process:

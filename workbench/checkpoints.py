@@ -1,8 +1,8 @@
 """Checkpoints that are whole or absent: written beside, sealed with a manifest, renamed, then the old ones pruned.
 
-A checkpoint folder holds accelerate's own state (model, optimizer, RNG), the weight average and the step; `manifest.json`
-lists every file with its checksum and is written last. A checkpoint is trusted input (optimizer state is a torch file);
-what a run publishes is safetensors only.
+A checkpoint folder holds accelerate's own state (model, optimizer, RNG), the weight average and the step;
+`manifest.json` lists every file with its checksum and is written last. A checkpoint is trusted input (optimizer state
+is a torch file); what a run publishes is safetensors only.
 """
 
 import json
@@ -55,7 +55,7 @@ def latest(root: Path) -> Path | None:
 
 
 def choose(root: Path, wish: str) -> Path | None:
-    """The checkpoint to resume from: `latest`, `none`, or a folder. Raises UserError when the folder is not complete."""
+    """The checkpoint to resume from: `latest`, `none`, or a folder, which must be complete (else UserError)."""
     if wish == "none":
         return None
     if wish == "latest":

@@ -8,8 +8,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 
 from workbench.errors import UserError
 
@@ -34,7 +35,7 @@ class TrainingConfig:
     """A data set's name, an image folder, a parquet file, shards, or a hub name."""
     classes: list[str] | None = None
     """Only these classes, in this order."""
-    output_dir: Path
+    output_dir: Annotated[Path, tyro.conf.arg(aliases=["--output"])]
     """The run's folder: config.yaml, checkpoints/, metrics.jsonl, samples/ and the result."""
     resolution: str = "32"
     """Side of the training images in pixels, or HEIGHTxWIDTH."""
@@ -64,7 +65,7 @@ class TrainingConfig:
     """Skip an update whose loss or gradient is not finite; stop after this many in a row."""
 
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """auto: bf16 on a GPU that has it, else fp32."""
+    """auto: bf16 where the processor computes it natively (measured to win there), else fp32."""
     device: Device = "auto"
     seed: int = 0
 

@@ -12,7 +12,7 @@ ORDER = 0  # stream of randomness
 
 
 def global_batch(num_examples: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " g"]:
-    """Indices of the examples of `step` (from 1): one shuffled epoch after another, none dropped, none repeated within."""
+    """Indices of the examples of `step` (from 1): one shuffled epoch after another, none dropped."""
     wanted = torch.arange((step - 1) * batch_size, step * batch_size)
     epochs, places = wanted // num_examples, wanted % num_examples
     parts = [_epoch(num_examples, seed, e)[places[epochs == e]] for e in epochs.unique().tolist()]

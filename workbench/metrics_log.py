@@ -14,7 +14,7 @@ from workbench.files import write_atomic
 
 
 class MetricsLog:
-    """One JSON line per call, appended. Lines after step `keep_up_to` are dropped first: they are about to come again."""
+    """One JSON line per call, appended. Lines after step `keep_up_to` are dropped first: those steps come again."""
 
     def __init__(self, path: Path, keep_up_to: int, active: bool = True) -> None:
         self.path, self.active = path, active

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from workbench import checkpoints, seeds
 from workbench.config import TrainingConfig, to_mapping
 from workbench.data_order import global_batch
+from workbench.devices import choose_device, has_fast_bf16
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk
 from workbench.launch import command_line, processes_asked, versions
@@ -123,6 +124,7 @@ class Training:
     def _run(self, start: int) -> None:
         config, window, bad = self.config, Window(self.accelerator.device), 0
         last = config.max_train_steps
+        self.model.train()
         bar = progress(last, self.folder.path.name, initial=start, unit="step", disable=not self.main)
         for step in range(start + 1, last + 1):
             figures, finite, signum = self._step(step, window)
@@ -230,6 +232,7 @@ class Training:
             figures = dict(self.recipe.validate(self._averaged(), self.folder.samples, step))
             if figures:
                 self._record_figures(step, figures)
+        self.model.train()
         self.accelerator.wait_for_everyone()
 
     def _publish(self) -> None:
@@ -258,8 +261,8 @@ class Training:
     def _give_up(self, step: int, bad: int) -> None:
         kept = checkpoints.latest(self.folder.checkpoints)
         raise UserError(
-            f"the loss or its gradient was not finite {bad} steps in a row, up to step {step}; the last good checkpoint "
-            f"is {kept or 'none yet'}; try a lower --learning-rate, or --mixed-precision no"
+            f"the loss or its gradient was not finite {bad} steps in a row, up to step {step}; the last good "
+            f"checkpoint is {kept or 'none yet'}; try a lower --learning-rate, or --mixed-precision no"
         )
 
     def _say(self, text: str) -> None:
@@ -280,18 +283,18 @@ def ema_update(decay: float) -> Callable[[Any, Any, Any], None]:
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """accelerate's engine for this run's device, precision and tracker. Raises UserError when one is not there."""
-    if config.device in ("cuda", "mps") and not getattr(torch, config.device).is_available():
-        raise UserError(f"--device {config.device} is not available here; give --device auto or --device cpu")
+    device = choose_device(config.device)
     tracker = None if config.report_to == "none" else config.report_to
     if tracker and find_spec(tracker) is None:
         raise UserError(f"--report-to {tracker} needs a package that is not installed; run: pip install {tracker}")
-    cpu = config.device == "cpu"
     precision = config.mixed_precision
     if precision == "auto":
-        precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    if torch.cuda.is_available() and not cpu:
+        precision = "bf16" if has_fast_bf16(device) else "no"
+    if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
-    return Accelerator(mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(config.output_dir))
+    return Accelerator(
+        mixed_precision=precision, cpu=device.type == "cpu", log_with=tracker, project_dir=str(config.output_dir)
+    )
 
 
 def _warn_if_world_is_small(world: int) -> None:

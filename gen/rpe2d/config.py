@@ -64,6 +64,9 @@ class RPE2DConfig(TrainingConfig):
         for name in ("num_layers", "num_attention_heads", "attention_head_dim", "validation_inference_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        for name in ("mlp_ratio", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give more than 0")
         for name in ("class_dropout_prob", "crop_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give a share from 0 to 1")

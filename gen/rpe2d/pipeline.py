@@ -34,7 +34,7 @@ class RPE2DPipeline(gen.rpe2d.pipeline.RPE2DPipeline):
 
 
 def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Euler's method along the flow from noise (sigma 1) to image (sigma 0), its steps shifted by the size asked for."""
+    """Euler's method along the flow from noise (sigma 1) to image (sigma 0), shifted by the size asked for."""
     return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="exponential")
 
 
@@ -63,6 +63,14 @@ class RPE2DPipeline(DiffusionPipeline):
         index["_class_name"] = ["pipeline", "RPE2DPipeline"]
         write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
         write_atomic(folder / "pipeline.py", REMOTE_DOOR)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers, but this class is the code that the folder would bring: it is never run."""
+        config = super().load_config(*args, **kwargs)
+        if isinstance(config, dict):
+            config["_class_name"] = cls.__name__
+        return config
 
     @torch.no_grad()
     def __call__(
@@ -116,10 +124,7 @@ class RPE2DPipeline(DiffusionPipeline):
         elif latents.shape != shape:
             raise UserError(f"latents have shape {tuple(latents.shape)}; give {shape}")
         latents = latents.to(device, dtype)
-        one = generator[0] if isinstance(generator, list) else generator
-        positions = inference_positions(
-            grid, tuple(config.max_positions), position_mode or config.inference_positions, one
-        )
+        positions = self._positions(grid, position_mode or config.inference_positions, generator, len(labels))
         logit_scale, shift = self.size_adjustment(grid[0] * grid[1], attention_scale, timestep_shift)
 
         # 2. Euler steps from noise to image
@@ -160,6 +165,21 @@ class RPE2DPipeline(DiffusionPipeline):
                 raise UserError(f"unknown label {label!r}; choose from: {allowed}")
         return torch.tensor(ids)
 
+    def _positions(
+        self,
+        grid: tuple[int, int],
+        mode: PositionMode,
+        generator: torch.Generator | list[torch.Generator] | None,
+        batch_size: int,
+    ) -> tuple[Int64[Tensor, "*b h"], Int64[Tensor, "*b w"]]:
+        """Row and column positions: one set for all images, or, where they are drawn, one set for each."""
+        maximum = tuple(self.transformer.config.max_positions)
+        if mode != "random":
+            return inference_positions(grid, maximum, mode)
+        generators = generator if isinstance(generator, list) else [generator] * batch_size
+        drawn = [inference_positions(grid, maximum, mode, one) for one in generators]
+        return torch.stack([rows for rows, _ in drawn]), torch.stack([columns for _, columns in drawn])
+
     def size_adjustment(
         self, tokens: int, attention_scale: float | str | None, timestep_shift: float | str | None
     ) -> tuple[float, float]:
@@ -185,6 +205,8 @@ class RPE2DPipeline(DiffusionPipeline):
         guided = guidance_scale != 1 and bool((labels != null).any())
         if guided:
             latents, labels = latents.repeat(2, 1, 1, 1), torch.cat([labels, torch.full_like(labels, null)])
+            rows, columns = (p.repeat(2, 1) if p.ndim == 2 else p for p in positions)
+            positions = (rows, columns)
         velocity = self.transformer(
             latents, timestep.expand(1), labels, position_ids=positions, attention_scale=scale, return_dict=False
         )[0]

@@ -8,7 +8,7 @@ subsets: Ruoss et al. 2023, arXiv 2305.16843]. Inference places the grid determi
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Complex64, Float, Int64
 from torch import Tensor
 
 from workbench.errors import UserError
@@ -70,7 +70,7 @@ def _gaps(grid: tuple[int, int], max_positions: tuple[int, int], mode: PositionM
 
 
 def _centered(length: int, max_positions: int, gap: float) -> Int64[Tensor, " n"]:
-    # Half up, not half to even: rounding a run of equal gaps >= 1 then stays strictly increasing.
+    # Half down, not half to even: rounding a run of equal gaps >= 1 then stays strictly increasing.
     start = (max_positions - 1 - (length - 1) * gap) / 2
     positions = start + gap * torch.arange(length, dtype=torch.float64)
     return (positions + 0.5 - 1e-9).floor().long()
@@ -78,25 +78,22 @@ def _centered(length: int, max_positions: int, gap: float) -> Int64[Tensor, " n"
 
 def rotary_table(
     rows: Int64[Tensor, "*b h"], columns: Int64[Tensor, "*b w"], head_dim: int, theta: float
-) -> tuple[Float[Tensor, "b 1 n d"], Float[Tensor, "b 1 n d"]]:
-    """Cosines and sines of axial 2-D rotary embedding, fp32, of shape (b or 1, 1, h * w, head_dim).
+) -> Complex64[Tensor, "b 1 n f"]:
+    """Axial 2-D rotary embedding: unit complex numbers of shape (b or 1, 1, h * w, head_dim / 2).
 
-    The first half of the rotated pairs turns with the row, the second with the column: angle = position * theta^(-4k/d)
-    for k < d/4 [RoFormer, arXiv 2104.09864; axial form: FiT, arXiv 2402.12376]. Both halves of a pair carry the angle,
-    and the sine has the sign of `rotate`, so that a rotation is `x * cos + swap(x) * sin`.
+    The first half of them turns with the row, the second with the column: angle = position * theta^(-4k / head_dim)
+    for k < head_dim / 4 [RoFormer, arXiv 2104.09864; axial form: FiT, arXiv 2402.12376].
     """
     frequencies = theta ** (-torch.arange(head_dim // 4, device=rows.device, dtype=torch.float32) * 4 / head_dim)
-    row_angles = torch.atleast_2d(rows)[:, :, None, None] * frequencies  # (b, h, 1, F)
-    column_angles = torch.atleast_2d(columns)[:, None, :, None] * frequencies  # (b, 1, w, F)
-    b, h, w = row_angles.shape[0], row_angles.shape[1], column_angles.shape[2]
-    angles = torch.cat([row_angles.expand(b, h, w, -1), column_angles.expand(b, h, w, -1)], dim=-1)
-    angles = angles.reshape(b, 1, h * w, head_dim // 2)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+    row_angles = torch.atleast_2d(rows)[:, :, None, None] * frequencies  # (b, h, 1, f / 2)
+    column_angles = torch.atleast_2d(columns)[:, None, :, None] * frequencies  # (b, 1, w, f / 2)
+    batch, h, w = len(row_angles), row_angles.shape[1], column_angles.shape[2]
+    angles = torch.cat([row_angles.expand(batch, h, w, -1), column_angles.expand(batch, h, w, -1)], dim=-1)
+    angles = angles.reshape(batch, 1, h * w, head_dim // 2)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(
-    x: Float[Tensor, "b a n d"], cos: Float[Tensor, "#b 1 n d"], sin: Float[Tensor, "#b 1 n d"]
-) -> Float[Tensor, "b a n d"]:
-    """Turn each pair (k, k + d/2) of `x` by its token's angle; `cos` and `sin` come from `rotary_table`."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+def rotate(x: Float[Tensor, "b heads n d"], rotary: Complex64[Tensor, "#b 1 n f"]) -> Float[Tensor, "b heads n d"]:
+    """Turn each pair of neighbouring channels of `x` by its token's angle, in fp32: bf16 cannot hold the angles."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)

@@ -38,7 +38,8 @@ class RPE2DRecipe(Recipe):
         size = tuple(round(side * config.crop_max_scale) for side in config.size)
         self.data = load_images(config.data, "train", size, config.classes, upscale=False)
         assert isinstance(self.data.images, Tensor)  # one size was asked for
-        self.images, self.labels = self.data.images, self.data.labels
+        self.images = self.data.images
+        self.labels = self.data.labels.masked_fill(self.data.labels < 0, self.num_classes)
         self.num_examples = len(self.data)
         self.model = build_transformer(config, self.data)
 

@@ -10,13 +10,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Complex64, Float, Int64, Num
 from torch import Tensor, nn
 
 from gen.rpe2d.positions import PositionMode, inference_positions, rotary_table, rotate
 from workbench.errors import UserError
 
-Rotary = tuple[Float[Tensor, "#b 1 n d"], Float[Tensor, "#b 1 n d"]]
+Rotary = Complex64[Tensor, "#b 1 n f"]
 SINUSOID = 256  # channels of the sinusoid of each conditioning number, as in DiT
 
 
@@ -27,23 +27,49 @@ def modulate(
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
+class TokenLinear(nn.Linear):
+    """A linear layer over tokens. On a CPU it runs as a 1x1 convolution: the same sums, through oneDNN's kernels,
+    which were measured at twice the speed of the BLAS behind `nn.Linear` (docs/results/train_step.md)."""
+
+    def forward(self, x: Float[Tensor, "b n i"]) -> Float[Tensor, "b n o"]:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        y = F.conv2d(x[:, None].permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
+        return y.permute(0, 2, 3, 1)[:, 0]
+
+
+class FloatRMSNorm(nn.RMSNorm):
+    """RMS norm computed and returned in fp32, whatever the precision around it."""
+
+    def forward(self, x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b heads n d"]:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
+
+
+def attend(
+    q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"], scale: float | None
+) -> Float[Tensor, "b heads n d"]:
+    """Scaled dot-product attention. A CPU computes it in fp32 even under bf16 autocast: its bf16 kernel's backward pass
+    was measured at a fifth of the speed (docs/results/train_step.md)."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=scale)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale).to(v.dtype)
+
+
 class RotaryAttention(nn.Module):
     """Self-attention with RMS-normalised, rotated queries and keys."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.to_qkv = nn.Linear(dim, 3 * dim)
-        self.norm_q = nn.RMSNorm(dim // num_heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(dim // num_heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.to_out = nn.Linear(dim, dim)
+        self.to_qkv = TokenLinear(dim, 3 * dim)
+        self.norm_q = FloatRMSNorm(dim // num_heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.norm_k = FloatRMSNorm(dim // num_heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.to_out = TokenLinear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: Rotary, scale: float | None = None) -> Float[Tensor, "b n d"]:
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        # The table is fp32: angles of positions beyond 100 need it. Cast after turning.
-        q = rotate(self.norm_q(q), *rotary).to(v.dtype)
-        k = rotate(self.norm_k(k), *rotary).to(v.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        x = attend(rotate(self.norm_q(q), rotary), rotate(self.norm_k(k), rotary), v, scale)
         return self.to_out(x.transpose(1, 2).flatten(2))
 
 
@@ -55,7 +81,7 @@ class RPE2DBlock(nn.Module):
         self.modulation = nn.Linear(dim, 6 * dim)
         self.attention = RotaryAttention(dim, num_heads, qk_norm)
         hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(TokenLinear(dim, hidden), nn.GELU(), TokenLinear(hidden, dim))
 
     def forward(
         self,
@@ -117,7 +143,7 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
                 f"--attention-head-dim is {attention_head_dim}; 2-D rotary embedding needs a multiple of 4"
             )
         dim = num_attention_heads * attention_head_dim
-        self.patch_embed = nn.Linear(patch_size**2 * in_channels, dim)
+        self.patch_embed = TokenLinear(patch_size**2 * in_channels, dim)
         self.time_embed = TimestepEmbedding(SINUSOID, dim)
         self.label_embed = nn.Embedding(num_classes + 1, dim) if num_classes else None
         self.crop_embed = TimestepEmbedding(4 * SINUSOID, dim) if crop_conditioning else None
@@ -125,7 +151,7 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
             RPE2DBlock(dim, num_attention_heads, mlp_ratio, qk_norm) for _ in range(num_layers)
         )
         self.final_modulation = nn.Linear(dim, 2 * dim)
-        self.proj_out = nn.Linear(dim, patch_size**2 * in_channels)
+        self.proj_out = TokenLinear(dim, patch_size**2 * in_channels)
         self.gradient_checkpointing = False
         self._initialise()
 
