@@ -21,11 +21,11 @@ def load_pipeline(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
     folder = find_pipeline(folder)
     try:
         name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
+        name = str(name[-1] if isinstance(name, list) else name)
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise UserError(
             f"{folder}/model_index.json cannot be read: {error}; train or copy the pipeline again"
         ) from error
-    name = name[-1] if isinstance(name, list) else name
     if name not in PIPELINES:
         raise UserError(f"{folder} holds a {name}; this command opens {', '.join(PIPELINES)}")
     pipeline_class = getattr(importlib.import_module(PIPELINES[name]), name)

@@ -143,7 +143,8 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
         guidance_scale=config.guidance_scale,
         generator=[torch.Generator().manual_seed(config.seed + job.number) for job in batch],
         output_type="pt",
-    ).images
+        return_dict=False,
+    )[0]
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 

@@ -65,3 +65,7 @@ def _unknown(word: str) -> None:
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
     print(f"error: there is no command {word!r}; {hint}", file=sys.stderr)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

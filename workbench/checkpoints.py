@@ -67,11 +67,15 @@ def choose(root: Path, wish: str) -> Path | None:
     return Path(wish)
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` sealed checkpoints, and what interrupted writes have left."""
-    for folder in _sealed(root)[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in root.glob("*.tmp"):
+def prune(newest: Path, keep: int) -> None:
+    """Keep the checkpoint just written and the `keep` - 1 before it.
+
+    Later ones go too: the run was resumed from before them, because they are damaged or by wish. So does what
+    interrupted writes have left.
+    """
+    sealed = _sealed(newest.parent)
+    end = sealed.index(newest) + 1
+    for folder in [*sealed[: max(end - keep, 0)], *sealed[end:], *newest.parent.glob("*.tmp")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -5,10 +5,10 @@ Light on purpose (no torch): `--help` reads this file. Names follow diffusers' a
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -35,6 +35,8 @@ class TrainingConfig:
     """A data set's name, an image folder, a parquet file, shards, or a hub name."""
     classes: list[str] | None = None
     """Only these classes, in this order."""
+    max_image_pixels: int = 64_000_000
+    """Refuse files with more pixels than this: they may be decompression bombs."""
     output_dir: Annotated[Path, tyro.conf.arg(aliases=["--output"])]
     """The run's folder: config.yaml, checkpoints/, metrics.jsonl, samples/ and the result."""
     resolution: str = "32"
@@ -89,16 +91,23 @@ class TrainingConfig:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        for name in ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "logging_steps",
-                     "checkpointing_steps", "checkpoints_total_limit", "max_nonfinite_steps"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give more than 0")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--ema-decay is {self.ema_decay}; give at least 0 and less than 1")
+        counts = (
+            "train_batch_size gradient_accumulation_steps max_train_steps logging_steps checkpointing_steps "
+            "checkpoints_total_limit max_nonfinite_steps"
+        )
+        require(self, counts, lambda value: value >= 1, "1 or more")
+        require(self, "lr_warmup_steps validation_steps seed adam_weight_decay", lambda value: value >= 0, "0 or more")
+        require(self, "learning_rate max_grad_norm adam_epsilon", lambda value: value > 0, "more than 0")
+        require(self, "ema_decay adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "at least 0 and less than 1")
         parse_size(self.resolution)
+
+
+def require(config: Any, names: str, fits: Callable[[Any], bool], allowed: str) -> None:
+    """Raise UserError for the first of the named fields that does not fit."""
+    for name in names.split():
+        value = getattr(config, name)
+        if not fits(value):
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give {allowed}")
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -115,13 +124,47 @@ def _plain(value: Any) -> Any:
 
 
 def from_mapping(cls: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a config from a mapping; an unknown field is a UserError that names the nearest known one."""
-    known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    """Build a config from a mapping, such as a YAML file's.
+
+    Raises UserError for an unknown field (naming the nearest known one), a missing one, and a value of another type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {key.replace("-", "_"): value for key, value in values.items()}
     for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
             raise UserError(
-                f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+                f"unknown setting {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}")
             )
-    return cls(**values)
+    for name, field in fields.items():
+        if field.default is field.default_factory is dataclasses.MISSING and name not in values:
+            raise UserError(f"the setting {name!r} is missing; give it a value")
+    kinds = get_type_hints(cls)
+    return cls(**{key: _typed(key, value, kinds[key]) for key, value in values.items()})
+
+
+# a field's type: the types it is made from, and how a person calls it
+CONVERSIONS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((str,), "a whole number"),
+    float: ((str, int), "a number"),
+    str: ((int, float), "text"),
+    Path: ((str,), "a path"),
+    bool: ((), "true or false"),
+}
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """A YAML value as its field's type: YAML takes 1e-3 for text, 32 for a number, and no for False."""
+    if get_origin(kind) is Literal:
+        value = "no" if value is False else value
+        if value not in get_args(kind):
+            raise UserError(f"{name} is {value!r}; give {' or '.join(get_args(kind))}")
+    elif kind in CONVERSIONS and (not isinstance(value, kind) or type(value) is bool is not kind):
+        sources, called = CONVERSIONS[kind]
+        try:
+            if type(value) not in sources:
+                raise ValueError
+            return kind(value)
+        except ValueError:
+            raise UserError(f"{name} is {value!r}; give {called}") from None
+    return value

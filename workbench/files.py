@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,20 +30,30 @@ def user_errors_for_disk(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        where = error.filename or path
-        if error.errno in FULL:
+    except Exception as error:
+        where = getattr(error, "filename", None) or path
+        number = _system_error(error)
+        if number in FULL:
             message = (
                 f"The disk that holds {where} is full: free some space, then run the same command again "
                 "(finished parts are kept), or choose another output folder."
             )
-        elif error.errno in NOT_WRITABLE:
+        elif number in NOT_WRITABLE:
             message = f"{where} is read-only, or you have no permission: choose an output folder you may write to."
-        elif error.errno in NOT_A_FOLDER:
+        elif number in NOT_A_FOLDER:
             message = f"{where} cannot be made, because part of that path is a file: choose another folder."
         else:
             raise
         raise UserError(message) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The errno behind an error. safetensors gives it in words, and torch.save only says that the file ended early."""
+    if isinstance(error, OSError):
+        return error.errno
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    return errno.ENOSPC if "enforce fail at inline_container.cc" in str(error) else None
 
 
 @contextmanager

@@ -12,8 +12,23 @@ PACKAGES = ("workbench", "torch", "torchvision", "diffusers", "transformers", "a
 
 def command_line() -> str:
     """The command that a person would type to start this process again."""
-    program, *arguments = sys.argv
-    return " ".join([*_launcher(program), *map(shlex.quote, arguments)])
+    return _command(sys.argv[1:])
+
+
+def resume_command() -> str:
+    """The same, without what would make it start anew or from an older checkpoint."""
+    kept, words = [], iter(sys.argv[1:])
+    for word in words:
+        name, _, value = word.replace("_", "-").partition("=")
+        if name == "--resume-from-checkpoint" and not value:
+            next(words, None)
+        if name not in ("--resume-from-checkpoint", "--overwrite"):
+            kept.append(word)
+    return _command(kept)
+
+
+def _command(arguments: list[str]) -> str:
+    return " ".join([*_launcher(sys.argv[0]), *map(shlex.quote, arguments)])
 
 
 def _launcher(program: str) -> list[str]:

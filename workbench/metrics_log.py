@@ -14,7 +14,10 @@ from workbench.files import write_atomic
 
 
 class MetricsLog:
-    """One JSON line per call, appended. Lines after step `keep_up_to` are dropped first: those steps come again."""
+    """One JSON line per call, appended. Lines after step `keep_up_to` are dropped first: those steps come again.
+
+    `last` holds the newest value of every figure.
+    """
 
     def __init__(self, path: Path, keep_up_to: int, active: bool = True) -> None:
         self.path, self.active = path, active
@@ -22,13 +25,16 @@ class MetricsLog:
         if active and path.exists():
             kept = [row for row in read_metrics(path) if row["step"] <= keep_up_to]
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+            for row in kept:
+                self.last |= row
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Append the figures of one step."""
-        self.last = {"step": step, **figures}
+        row = {"step": step, **figures}
+        self.last |= row
         if self.active:
             with self.path.open("a") as file:
-                file.write(json.dumps(self.last) + "\n")
+                file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -52,12 +58,13 @@ class Window:
     def restart(self) -> None:
         """Begin anew."""
         self.sums: dict[str, Tensor] = {}
-        self.steps = self.skipped = 0
+        self.good = self.skipped = self.timed = 0
         self.began, self.compute = time.perf_counter(), 0.0
 
     def add(self, figures: Mapping[str, Tensor], finite: bool) -> None:
         """Count one step; the figures of a skipped one are left out of the means."""
-        self.steps += 1
+        self.timed += 1
+        self.good += finite
         self.skipped += not finite
         if finite:
             for key, value in figures.items():
@@ -70,14 +77,31 @@ class Window:
         yield
         self.compute += time.perf_counter() - began
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time inside."""
+        began = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - began
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to end this window as if it had not been stopped."""
+        return {"sums": {k: v.item() for k, v in self.sums.items()}, "good": self.good, "skipped": self.skipped}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up a window at `state`; its time begins now."""
+        self.restart()
+        self.sums = {key: torch.tensor(value, device=self.device) for key, value in state["sums"].items()}
+        self.good, self.skipped = state["good"], state["skipped"]
+
     def means(self) -> dict[str, Tensor]:
         """Mean figures of the steps that were not skipped."""
-        return {key: total / max(self.steps - self.skipped, 1) for key, total in self.sums.items()}
+        return {key: total / self.good for key, total in self.sums.items()}
 
     def speed(self, batch_size: int) -> dict[str, float]:
         """Images per second; on a CPU also the share of time outside forward and backward."""
         elapsed = max(time.perf_counter() - self.began, 1e-9)
-        figures = {"images_per_second": self.steps * batch_size / elapsed}
+        figures = {"images_per_second": self.timed * batch_size / elapsed}
         if self.device.type == "cpu":
             figures["overhead_share"] = 1 - self.compute / elapsed
         return figures

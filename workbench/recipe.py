@@ -27,6 +27,7 @@ class Recipe(ABC):
     config: TrainingConfig
     model: nn.Module  # what is trained
     num_examples: int
+    notes: tuple[str, ...] = ()  # what a person must know of the data
 
     @abstractmethod
     def to(self, device: torch.device) -> None:

@@ -29,16 +29,21 @@ class RunFolder:
         self.metrics, self.config = path / "metrics.jsonl", path / "config.yaml"
         self._mark = path / "finished.json"
 
-    def open(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Make or reopen the folder. Raises UserError where it holds another run, a finished one, or something else."""
-        if overwrite and self.config.exists():
-            self._forget()
+    def check(self, settings: dict[str, Any], overwrite: bool) -> None:
+        """Raise UserError where the folder holds another run, a finished one, or something else."""
         if self.config.exists():
-            self._check_same(settings)
-        elif self.path.is_dir() and any(p.name != self.result.name for p in self.path.iterdir()):
+            if not overwrite:
+                self._check_same(settings)
+        elif self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir()):
             raise UserError(f"{self.path} holds files that are not a training run; choose another --output-dir")
-        self.samples.mkdir(parents=True, exist_ok=True)
+
+    def open(self, settings: dict[str, Any], overwrite: bool) -> None:
+        """Make or reopen a checked folder; `overwrite` drops an earlier run, but for its result and to the last."""
+        if overwrite:
+            self._forget()
+        self._make()
         write_atomic(self.config, yaml.safe_dump(settings, sort_keys=False))
+        self.samples.mkdir(exist_ok=True)
 
     def finished(self, max_train_steps: int) -> bool:
         """Whether the result of that many steps is there."""
@@ -53,12 +58,19 @@ class RunFolder:
         publish_folder(partial, self.result)
         write_atomic(self._mark, json.dumps({"step": step}))
 
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # what /proc and its like say
+            raise UserError(f"{self.path} cannot be made there; choose another --output-dir") from error
+
     def _forget(self) -> None:
-        """Drop an earlier run; its result stays until the new one takes its place."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        shutil.rmtree(self.samples, ignore_errors=True)
-        for path in (self._mark, self.metrics, self.config):
+        """Drop an earlier run, but for its result and settings, which stay until the new ones replace them."""
+        for path in (self._mark, self.metrics):
             path.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.samples):
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         stored = yaml.safe_load(self.config.read_text()) or {}

@@ -6,6 +6,7 @@ Data order, noise and augmentation are functions of (seed, step). So a run that 
 uninterrupted one (bit for bit on a CPU), and splitting a global batch over processes or forward passes changes nothing.
 """
 
+import json
 import shutil
 import sys
 import warnings
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from jaxtyping import Int64
 from safetensors.torch import load_model, save_model
@@ -30,7 +32,7 @@ from workbench.data_order import global_batch
 from workbench.devices import choose_device, has_fast_bf16
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk
-from workbench.launch import command_line, processes_asked, versions
+from workbench.launch import command_line, processes_asked, resume_command, versions
 from workbench.metrics_log import MetricsLog, Window
 from workbench.progress import progress
 from workbench.recipe import Recipe
@@ -51,6 +53,7 @@ class Training:
         self.main = self.accelerator.is_main_process
         world = self.accelerator.num_processes
         self.batch_size = self.config.train_batch_size * self.config.gradient_accumulation_steps * world
+        self.window = Window(self.accelerator.device)
         _warn_if_world_is_small(world)
 
     def train(self) -> Path:
@@ -60,6 +63,8 @@ class Training:
         """
         with user_errors_for_disk(self.folder.path), StopRequest() as self.stop:
             self._open()
+            for note in self.recipe.notes:
+                self._say(f"note: {note}")
             self._build()
             self._run(self._resume())
             self._publish()
@@ -80,8 +85,11 @@ class Training:
     # ---- start -------------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        settings, overwrite = self._settings(), self.config.overwrite
+        self.folder.check(settings, overwrite)
+        self.accelerator.wait_for_everyone()
         if self.main:
-            self.folder.open(self._settings(), self.config.overwrite)
+            self.folder.open(settings, overwrite)
         self.accelerator.wait_for_everyone()
 
     def _settings(self) -> dict[str, Any]:
@@ -106,46 +114,63 @@ class Training:
         )
         self.lr_factor = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save or to resume
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # accelerate would save the model as one of several processes wraps it; `_save` keeps the bare one
+        self.accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+        self.accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         self.accelerator.init_trackers("workbench", config={k: str(v) for k, v in self._settings().items()})
 
     def _resume(self) -> int:
         """Load the chosen checkpoint; returns the number of steps already done."""
         chosen = checkpoints.choose(self.folder.checkpoints, self.config.resume_from_checkpoint)
         step = checkpoints.step_of(chosen) if chosen else 0
+        if step > self.config.max_train_steps:
+            raise UserError(f"{chosen} is past --max-train-steps {self.config.max_train_steps}; give at least {step}")
         if chosen:
-            self.accelerator.load_state(str(chosen))
-            load_model(self.ema, chosen / "ema.safetensors", device=str(self.accelerator.device))
+            self._load(chosen)
             self._say(f"Resuming from {chosen}")
         self.metrics = MetricsLog(self.folder.metrics, keep_up_to=step, active=self.main)
         return step
 
+    def _load(self, folder: Path) -> None:
+        try:
+            self.accelerator.load_state(str(folder))
+            for name, network in self._networks().items():
+                load_model(network, folder / f"{name}.safetensors", device=str(self.accelerator.device))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{folder} is a checkpoint of another model; give the settings that it was made with, or another one"
+            ) from error
+        self.window.load_state(json.loads((folder / "window.json").read_text()))
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"model": self.accelerator.unwrap_model(self.model), "ema": self.ema}
+
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
     def _run(self, start: int) -> None:
-        config, window, bad = self.config, Window(self.accelerator.device), 0
-        last = config.max_train_steps
+        config, last, bad = self.config, self.config.max_train_steps, 0
         self.model.train()
         bar = progress(last, self.folder.path.name, initial=start, unit="step", disable=not self.main)
         for step in range(start + 1, last + 1):
-            figures, finite, signum = self._step(step, window)
-            window.add(figures, finite)
+            figures, finite, signum = self._step(step)
+            self.window.add(figures, finite)
             bad = 0 if finite else bad + 1
             bar.update()
             if step % config.logging_steps == 0 or step == last or bad:
-                bar.set_postfix(self._log(step, window))
+                bar.set_postfix(self._log(step), refresh=False)
             if bad >= config.max_nonfinite_steps:
                 self._give_up(step, bad)
-            if signum or step % config.checkpointing_steps == 0 or step == last:
-                self._save(step)
+            if not bad and (signum or step % config.checkpointing_steps == 0 or step == last):
+                self._save(step)  # after a bad step the weights may be broken: keep the checkpoint before it
             if signum:
                 bar.close()
                 self._leave(step, signum)
             if config.validation_steps and (step % config.validation_steps == 0 or step == last):
-                self._validate(step)
-                window.restart()
+                with self.window.paused():
+                    self._validate(step)
         bar.close()
 
-    def _step(self, step: int, window: Window) -> tuple[dict[str, Tensor], bool, int]:
+    def _step(self, step: int) -> tuple[dict[str, Tensor], bool, int]:
         """One update; returns its figures on this process, whether it was finite, and a signal to stop or 0."""
         indices = global_batch(self.recipe.num_examples, self.batch_size, self.config.seed, step)
         draws = self.recipe.draw(
@@ -153,7 +178,7 @@ class Training:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.lr_factor(step - 1)
-        with window.computing():
+        with self.window.computing():
             figures = self._forward_backward(indices, draws)
         figures["grad_norm"] = self._clip()
         finite, signum = self._agree(figures["grad_norm"].isfinite() & figures["loss"].isfinite())
@@ -161,6 +186,8 @@ class Training:
             self.optimizer.step()
         if finite:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        else:
+            self._restore_buffers()
         self.optimizer.zero_grad(set_to_none=True)
         return figures, finite, signum
 
@@ -187,6 +214,13 @@ class Training:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         return torch.as_tensor(norm, device=self.accelerator.device)
 
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        """Undo what a bad forward pass did to running statistics: the average holds those of the last good step."""
+        buffers = self.accelerator.unwrap_model(self.model).buffers()
+        for buffer, kept in zip(buffers, self.ema.module.buffers(), strict=True):
+            buffer.copy_(kept)
+
     def _agree(self, finite: Tensor) -> tuple[bool, int]:
         """All processes skip, and stop, together. The one synchronisation with the device in a step."""
         signum = self.stop.signum or 0
@@ -198,7 +232,8 @@ class Training:
 
     # ---- what is written ---------------------------------------------------------------------------------------------
 
-    def _log(self, step: int, window: Window) -> dict[str, str]:
+    def _log(self, step: int) -> dict[str, str]:
+        window = self.window
         means = self.accelerator.reduce(window.means(), reduction="mean")
         figures = {key: value.item() for key, value in means.items()}
         figures |= {"lr": self.optimizer.param_groups[0]["lr"], **window.speed(self.batch_size)}
@@ -215,17 +250,27 @@ class Training:
     def _save(self, step: int) -> None:
         final = checkpoints.folder_of(self.folder.checkpoints, step)
         partial = final.with_suffix(".tmp")
+        try:
+            self._write(partial)
+            if self.main:
+                checkpoints.seal(partial, final, step)
+                checkpoints.prune(final, self.config.checkpoints_total_limit)
+        except BaseException:  # a full disk, say: leave it no fuller
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _write(self, partial: Path) -> None:
+        self.window.sums = self.accelerator.reduce(self.window.sums, reduction="mean")
         if self.main:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         if self.main:
-            save_model(self.ema, str(partial / "ema.safetensors"))
+            for name, network in self._networks().items():
+                save_model(network, str(partial / f"{name}.safetensors"))
+            (partial / "window.json").write_text(json.dumps(self.window.state()))
         self.accelerator.wait_for_everyone()
-        if self.main:
-            checkpoints.seal(partial, final, step)
-            checkpoints.prune(self.folder.checkpoints, self.config.checkpoints_total_limit)
 
     def _validate(self, step: int) -> None:
         if self.main:
@@ -254,7 +299,7 @@ class Training:
     # ---- ends --------------------------------------------------------------------------------------------------------
 
     def _leave(self, step: int, signum: int) -> None:
-        self._say(f"\nStopped after step {step}; everything is saved. Go on with:\n  {_resume_command()}")
+        self._say(f"\nStopped after step {step}; the run is saved. Go on with:\n  {resume_command()}")
         self.accelerator.end_training()
         raise SystemExit(128 + signum)
 
@@ -290,8 +335,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     precision = config.mixed_precision
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--mixed-precision fp16 does not work on a CPU; give bf16, no or auto")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this program may have differed
     return Accelerator(
         mixed_precision=precision, cpu=device.type == "cpu", log_with=tracker, project_dir=str(config.output_dir)
     )
@@ -305,7 +353,3 @@ def _warn_if_world_is_small(world: int) -> None:
             f"torchrun --standalone --nproc_per_node {asked} instead of accelerate launch",
             RuntimeWarning, stacklevel=3,
         )  # fmt: skip
-
-
-def _resume_command() -> str:
-    return command_line().replace(" --overwrite", "")

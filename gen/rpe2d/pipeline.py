@@ -109,12 +109,16 @@ class RPE2DPipeline(DiffusionPipeline):
             return_dict: a bare tuple when False.
 
         Raises:
-            UserError: an unknown label, or a size the model cannot make.
+            UserError: an unknown label, a size the model cannot make, no steps, or too few or many generators.
         """
         config = self.transformer.config
         height, width = height or config.sample_size[0], width or config.sample_size[1]
         grid = self.transformer.grid(height, width)
         labels = self.label_ids(class_labels, num_images)
+        if num_inference_steps < 1:
+            raise UserError(f"num_inference_steps is {num_inference_steps}; give 1 or more")
+        if isinstance(generator, list) and len(generator) != len(labels):
+            raise UserError(f"{len(generator)} generators for {len(labels)} images; give one for all or one per image")
         device, dtype = self._execution_device, self.transformer.dtype
 
         # 1. Noise, positions, and what a size other than the training size asks for

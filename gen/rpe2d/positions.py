@@ -65,7 +65,8 @@ def _gaps(grid: tuple[int, int], max_positions: tuple[int, int], mode: PositionM
         return 1.0, 1.0
     widest = [(m - 1) / max(n - 1, 1) for n, m in zip(grid, max_positions, strict=True)]
     if mode == "isotropic":
-        return min(widest), min(widest)
+        common = min((gap for n, gap in zip(grid, widest, strict=True) if n > 1), default=1.0)
+        return common, common
     return widest[0], widest[1]
 
 

@@ -17,6 +17,7 @@ from gen.rpe2d.positions import sample_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench import seeds
 from workbench.datasets import LabelledImages, load_images
+from workbench.errors import UserError
 from workbench.files import write_atomic
 from workbench.pictures import encode_png, image_grid
 from workbench.recipe import Draws, Recipe
@@ -35,13 +36,24 @@ class RPE2DRecipe(Recipe):
         config.check()
         self.config = config
         # Enough pixels for the closest crop, but never more than the sources have.
-        size = tuple(round(side * config.crop_max_scale) for side in config.size)
-        self.data = load_images(config.data, "train", size, config.classes, upscale=False)
+        height, width = (round(side * config.crop_max_scale) for side in config.size)
+        self.data = load_images(
+            config.data, "train", (height, width), config.classes, upscale=False, max_pixels=config.max_image_pixels
+        )
         assert isinstance(self.data.images, Tensor)  # one size was asked for
         self.images = self.data.images
         self.labels = self.data.labels.masked_fill(self.data.labels < 0, self.num_classes)
-        self.num_examples = len(self.data)
+        self.num_examples, self.notes = len(self.data), self.data.notes
+        self._check_size()
         self.model = build_transformer(config, self.data)
+
+    def _check_size(self) -> None:
+        height, width = self.images.shape[-2:]
+        if min(height, width) < self.config.patch_size:
+            raise UserError(
+                f"the images of {self.data.name} are at most {height}x{width} pixels, less than a patch of "
+                f"{self.config.patch_size}; give larger images, or a smaller --patch-size"
+            )
 
     @property
     def max_scale(self) -> float:
@@ -101,7 +113,8 @@ class RPE2DRecipe(Recipe):
                 guidance_scale=config.validation_guidance_scale,
                 generator=generators,
                 output_type="pt",
-            ).images
+                return_dict=False,
+            )[0]
             grid = image_grid(list((images * 255).round().byte().cpu()), columns=max(self.num_classes, 8))
             write_atomic(folder / f"step-{step:08d}.png", encode_png(grid))
         return {}

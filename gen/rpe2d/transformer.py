@@ -4,6 +4,8 @@ Shapes: B batch, C channels, H W pixels (or latents), h w patches, N = h * w tok
 Block and adaLN-Zero: Peebles & Xie 2023 (arXiv 2212.09748). Positions: see `positions.py`.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -46,7 +48,10 @@ class FloatRMSNorm(nn.RMSNorm):
 
 
 def attend(
-    q: Float[Tensor, "b heads n d"], k: Float[Tensor, "b heads n d"], v: Float[Tensor, "b heads n d"], scale: float | None
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads n d"],
+    v: Float[Tensor, "b heads n d"],
+    scale: float | None,
 ) -> Float[Tensor, "b heads n d"]:
     """Scaled dot-product attention. A CPU computes it in fp32 even under bf16 autocast: its bf16 kernel's backward pass
     was measured at a fifth of the speed (docs/results/train_step.md)."""
@@ -122,7 +127,7 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sample_size: tuple[int, int] = (32, 32),
+        sample_size: Sequence[int] = (32, 32),
         patch_size: int = 4,
         in_channels: int = 3,
         num_layers: int = 6,
@@ -132,24 +137,20 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
         num_classes: int = 10,
         qk_norm: bool = True,
         rope_theta: float = 100.0,
-        max_positions: tuple[int, int] = (16, 16),
+        max_positions: Sequence[int] = (16, 16),
         inference_positions: PositionMode = "equispaced",
         crop_conditioning: bool = True,
-        id2label: dict[int, str] | None = None,
+        id2label: Mapping[int | str, str] | None = None,
     ) -> None:
         super().__init__()
         if attention_head_dim % 4:
-            raise UserError(
-                f"--attention-head-dim is {attention_head_dim}; 2-D rotary embedding needs a multiple of 4"
-            )
+            raise UserError(f"--attention-head-dim is {attention_head_dim}; 2-D rotary embedding needs a multiple of 4")
         dim = num_attention_heads * attention_head_dim
         self.patch_embed = TokenLinear(patch_size**2 * in_channels, dim)
         self.time_embed = TimestepEmbedding(SINUSOID, dim)
         self.label_embed = nn.Embedding(num_classes + 1, dim) if num_classes else None
         self.crop_embed = TimestepEmbedding(4 * SINUSOID, dim) if crop_conditioning else None
-        self.blocks = nn.ModuleList(
-            RPE2DBlock(dim, num_attention_heads, mlp_ratio, qk_norm) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(RPE2DBlock(dim, num_attention_heads, mlp_ratio, qk_norm) for _ in range(num_layers))
         self.final_modulation = nn.Linear(dim, 2 * dim)
         self.proj_out = TokenLinear(dim, patch_size**2 * in_channels)
         self.gradient_checkpointing = False
@@ -164,11 +165,10 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
         for module in (self.time_embed.linear_1, self.time_embed.linear_2, self.label_embed):
             if module is not None:
                 nn.init.normal_(module.weight, std=0.02)
-        ends = [block.modulation for block in self.blocks] + [self.final_modulation, self.proj_out]
-        if self.crop_embed is not None:
-            ends.append(self.crop_embed.linear_2)
-        for end in ends:
-            nn.init.zeros_(end.weight)
+        ends = ("modulation.weight", "proj_out.weight", "crop_embed.linear_2.weight")
+        for name, parameter in self.named_parameters():
+            if name.endswith(ends):
+                nn.init.zeros_(parameter)
 
     @property
     def native_tokens(self) -> int:

@@ -1,0 +1,53 @@
+"""Settings of the main job. Light (no torch), because `--help` reads it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workbench.config import Device, parse_size
+from workbench.errors import UserError
+
+
+@dataclass(kw_only=True)
+class QuickstartConfig:
+    """The main job on real images: train a generator, make a documented data set with it, measure it, report.
+
+    workbench quickstart
+    workbench quickstart --data path/to/folder --output runs/mine --max-train-steps 5000
+
+    Ten minutes on two CPU cores as it stands. Interrupted, the same command goes on where it was.
+    """
+
+    data: str = "fashion-mnist:extract"
+    """Labelled real images: a name, an image folder, a parquet file, shards, or a hub name."""
+    output: Path = Path("runs/quickstart")
+    """Where everything is written; open report.html there."""
+    resolution: str = "32"
+    """Size of the training images."""
+    size: list[str] = field(default_factory=lambda: ["32", "48", "48x32"])
+    """Sizes to generate, HEIGHTxWIDTH or one number."""
+    num_images: int = 3000
+    """Images to generate, shared by the sizes."""
+    max_train_steps: int = 1000
+    """Updates of the generator."""
+    train_batch_size: int = 64
+    max_positions: str = "16"
+    """The generator's range: sizes up to this many patches of 4 pixels a side."""
+    guidance_scale: float = 1.5
+    num_inference_steps: int = 20
+    classifier_steps: int = 400
+    """Updates of each classifier."""
+    classifier_width: int = 32
+    classifier_seeds: int = 3
+    """Classifiers trained on each of real, generated, and both: the spread is reported."""
+    seed: int = 0
+    device: Device = "auto"
+    overwrite: bool = False
+    """Start anew where the output folder already holds a quickstart."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work."""
+        for name in ("num_images", "max_train_steps", "classifier_steps", "classifier_width", "classifier_seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        for size in [self.resolution, *self.size]:
+            parse_size(size)
