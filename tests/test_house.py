@@ -161,7 +161,7 @@ def _parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     import importlib
 
-    module = importlib.import_module(COMMANDS[name][0])
+    module = importlib.import_module(COMMANDS[name][0].split(":")[0])
     monkeypatch.setattr(module, "parse", parse)
     from ui import cli
 

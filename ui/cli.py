@@ -9,16 +9,16 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "quickstart": ("ui.quickstart", "the main job on real images: train, generate, measure, report"),
-    "run": ("ui.run", "a recipe file: the quickstart on your data, or a training run's config.yaml again"),
-    "train": ("gen.train", "train a generator"),
-    "sample": ("gen.sample", "generate a data set with a trained generator"),
-    "classify": ("ui.classify", "train or evaluate a classifier"),
-    "datasheet": ("ui.datasheet", "measure a data set against real images"),
-    "verify": ("ui.records", "check a data set's files, counts and labels"),
-    "export": ("ui.records", "convert a data set: folder, parquet, WebDataset"),
-    "doctor": ("ui.doctor", "find what is wrong with this installation"),
-    "env": ("ui.doctor", "what a bug report should say about this machine"),
+    "quickstart": ("ui.quickstart:main", "the main job on real images: train, generate, measure, report"),
+    "run": ("ui.run:main", "a recipe file: the quickstart on your data, or a training run's config.yaml again"),
+    "train": ("gen.train:main", "train a generator"),
+    "sample": ("gen.sample:main", "generate a data set with a trained generator"),
+    "classify": ("ui.classify:classify", "train or evaluate a classifier"),
+    "datasheet": ("ui.datasheet:datasheet", "measure a data set against real images"),
+    "verify": ("ui.records:verify", "check a data set's files, counts and labels"),
+    "export": ("ui.records:export", "convert a data set: folder, parquet, WebDataset"),
+    "doctor": ("ui.doctor:doctor", "find what is wrong with this installation"),
+    "env": ("ui.doctor:env", "what a bug report should say about this machine"),
 }
 
 
@@ -34,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"workbench {__version__}")
     elif words[0] in COMMANDS:
-        module = importlib.import_module(COMMANDS[words[0]][0])
-        entry = getattr(module, words[0], None) if module.__name__.startswith("ui.") else module.main
-        (entry or module.main)(words[1:], f"workbench {words[0]}")
+        module, function = COMMANDS[words[0]][0].split(":")
+        getattr(importlib.import_module(module), function)(words[1:], f"workbench {words[0]}")
     else:
         _unknown(words[0])
 

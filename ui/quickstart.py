@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ui.quickstart_config import QuickstartConfig
+from ui.quickstart_config import PATCH, QuickstartConfig
 from workbench.command import parse, polite
-from workbench.config import to_mapping
+from workbench.config import parse_size, to_mapping
 from workbench.errors import UserError
 
 FREE = {"overwrite", "device", "output"}  # settings that change no result
@@ -42,19 +43,39 @@ def quickstart(config: QuickstartConfig) -> Path:
         print(f"{config.output} is complete; nothing to do (--overwrite starts anew)")
         return report
 
-    began = time.time()
-    print(f"1 of 5: train a generator on {config.data}")
-    generator = train_generator(config)
-    print("2 of 5: generate a data set")
-    dataset = generate(config, generator)
-    print("3 of 5: measure it against real images")
-    measured = measure(config, dataset)
-    print("4 of 5: train classifiers on real, on generated, and on both")
-    accuracies = compare_classifiers(config, dataset)
-    print("5 of 5: write the report")
-    from ui.quickstart_report import write_report
+    _check_data(config)
+    clock = Clock(config.output / "seconds.json")
+    with clock.stage("1 of 5", f"train a generator on {config.data}"):
+        generator = train_generator(config)
+    with clock.stage("2 of 5", "generate a data set"):
+        dataset = generate(config, generator)
+    with clock.stage("3 of 5", "measure it against real images"):
+        measured = measure(config, dataset)
+    with clock.stage("4 of 5", "train classifiers on real, on generated, and on both"):
+        accuracies = compare_classifiers(config, dataset)
+    with clock.stage("5 of 5", "write the report"):
+        from ui.quickstart_report import write_report
 
-    return write_report(config, generator, dataset, measured, accuracies, time.time() - began)
+        return write_report(config, generator, dataset, measured, accuracies, clock.seconds)
+
+
+class Clock:
+    """Seconds spent in each stage, over all calls: an interrupted job goes on counting."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, number: str, name: str) -> Iterator[None]:
+        """Announce a stage and add the time it takes."""
+        print(f"{number}: {name}", flush=True)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - began, 1)
+            self.path.write_text(json.dumps(self.seconds))
 
 
 # ---- the stages ---------------------------------------------------------------------------------------------------
@@ -70,7 +91,7 @@ def train_generator(config: QuickstartConfig) -> Path:
         data=config.data, output_dir=run, resolution=config.resolution, max_train_steps=config.max_train_steps,
         train_batch_size=config.train_batch_size, max_positions=config.max_positions, learning_rate=2e-3,
         checkpointing_steps=200, checkpoints_total_limit=1, validation_steps=config.max_train_steps,
-        ema_decay=0.99, seed=config.seed, device=config.device,
+        patch_size=PATCH, num_layers=4, ema_decay=0.995, seed=config.seed, device=config.device,
     )  # fmt: skip
     _train(RPE2DRecipe, settings)
     return run
@@ -129,6 +150,13 @@ def _classifier_accuracy(config: QuickstartConfig, name: str, source: dict[str, 
     )  # fmt: skip
     _train(ClassifierRecipe, settings)
     return float(json.loads((run / "classifier" / "config.json").read_text())["test"]["accuracy"])
+
+
+def _check_data(config: QuickstartConfig) -> None:
+    """Fail now rather than after the generator is trained: classifiers need two classes of two images."""
+    from workbench.datasets import load_images, require_classes
+
+    require_classes(load_images(config.data, "train", parse_size(config.resolution)))
 
 
 def _train(recipe: Any, settings: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from workbench.config import Device, parse_size
 from workbench.errors import UserError
 
+PATCH = 4  # pixels; suits images of 24 to 64
+
 
 @dataclass(kw_only=True)
 class QuickstartConfig:
@@ -25,16 +27,16 @@ class QuickstartConfig:
     """Size of the training images."""
     size: list[str] = field(default_factory=lambda: ["32", "48", "48x32"])
     """Sizes to generate, HEIGHTxWIDTH or one number."""
-    num_images: int = 3000
+    num_images: int = 1500
     """Images to generate, shared by the sizes."""
-    max_train_steps: int = 1000
+    max_train_steps: int = 1800
     """Updates of the generator."""
     train_batch_size: int = 64
     max_positions: str = "16"
     """The generator's range: sizes up to this many patches of 4 pixels a side."""
     guidance_scale: float = 1.5
     num_inference_steps: int = 20
-    classifier_steps: int = 400
+    classifier_steps: int = 200
     """Updates of each classifier."""
     classifier_width: int = 32
     classifier_seeds: int = 3
@@ -49,5 +51,11 @@ class QuickstartConfig:
         for name in ("num_images", "max_train_steps", "classifier_steps", "classifier_width", "classifier_seeds"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        positions = parse_size(self.max_positions)
         for size in [self.resolution, *self.size]:
-            parse_size(size)
+            for side, most in zip(parse_size(size), positions, strict=True):
+                if side % PATCH or side > most * PATCH:
+                    raise UserError(
+                        f"{size} cannot be made of patches of {PATCH} pixels, {most} a side; give multiples of {PATCH} "
+                        f"up to {most * PATCH}, or a larger --max-positions"
+                    )

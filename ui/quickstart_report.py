@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from workbench.report import Report
 if TYPE_CHECKING:
     from ui.quickstart_config import QuickstartConfig
 
-PER_CLASS = 2
+PER_CLASS = 4
 PAIRS = 8
 
 
@@ -29,7 +31,7 @@ def write_report(
     dataset: Path,
     measured: Sequence[dict[str, Any]],
     accuracies: dict[str, list[float]],
-    seconds: float,
+    seconds: Mapping[str, float],
 ) -> Path:
     """Write report.html into the output folder; returns its path."""
     report = Report(f"Quickstart: {config.data}")
@@ -47,8 +49,7 @@ def write_report(
 def _summary(
     report: Report, config: QuickstartConfig, dataset: Path, accuracies: dict[str, list[float]], measured: Sequence[Any]
 ) -> None:
-    info = read_dataset_info(dataset)
-    count = sum(sum(split.values()) if isinstance(split, dict) else split for split in info["counts"].values())
+    count = read_dataset_info(dataset)["counts"]["train"]["total"]
     means = {name: statistics.mean(values) for name, values in accuracies.items()}
     folder = config.output / "generator" / "pipeline"
     report.text(
@@ -63,7 +64,7 @@ def _summary(
 
 def _pictures(report: Report, real: LabelledImages, made: LabelledImages) -> None:
     report.heading("Pictures")
-    columns = PER_CLASS * min(len(real.label_names) or 1, 10)
+    columns = min(len(real.label_names), 10)
     report.figure(_by_class(real), f"Real training images: {', '.join(real.label_names)}", columns=columns)
     for size in sorted({tuple(image.shape[1:]) for image in made.images}):
         chosen = [k for k, image in enumerate(made.images) if tuple(image.shape[1:]) == size]
@@ -72,11 +73,10 @@ def _pictures(report: Report, real: LabelledImages, made: LabelledImages) -> Non
 
 
 def _by_class(images: LabelledImages) -> list[torch.Tensor]:
-    """The first few images of each of the first ten classes."""
-    chosen = []
-    for label in range(min(len(images.label_names), 10)) if images.label_names else [-1]:
-        chosen += (images.labels == label).nonzero().flatten()[:PER_CLASS].tolist()
-    return [images.images[k] for k in chosen]
+    """The first few images of each of the first ten classes, one class a column."""
+    chosen = [(images.labels == k).nonzero().flatten()[:PER_CLASS].tolist() for k in range(len(images.label_names))]
+    rows = zip_longest(*chosen[:10])
+    return [images.images[k] for row in rows for k in row if k is not None]
 
 
 def _fidelity(report: Report, measured: Sequence[dict[str, Any]], made: LabelledImages, real: LabelledImages) -> None:
@@ -133,10 +133,14 @@ def _training(report: Report, generator: Path) -> None:
     report.text(text)
 
 
-def _provenance(report: Report, config: QuickstartConfig, dataset: Path, seconds: float, real: LabelledImages) -> None:
+def _provenance(
+    report: Report, config: QuickstartConfig, dataset: Path, seconds: Mapping[str, float], real: LabelledImages
+) -> None:
     report.heading("Provenance")
     notes = [*real.notes, *(f"skipped, could not be read: {name}" for name in real.skipped)]
-    report.text(f"Made by `{command_line()}`; this call took {seconds / 60:.1f} minutes.")
+    minutes = sum(seconds.values()) / 60
+    report.text(f"Made by `{command_line()}` in {minutes:.1f} minutes on {os.cpu_count()} CPU cores.")
+    report.table([{"stage": name, "seconds": f"{value:.0f}"} for name, value in seconds.items()], "Time of each stage")
     if notes:
         report.text("\n".join(f"- {note}" for note in notes))
     report.details("All settings", to_mapping(config))

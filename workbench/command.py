@@ -33,8 +33,8 @@ def parse(
 @contextmanager
 def polite() -> Iterator[None]:
     """Turn a person's mistake into one sentence and exit code 2, Ctrl-C into 130, SIGTERM into 143; no tracebacks."""
-    # Before torch is imported: its threads then sleep while they wait, instead of taking a busy machine's cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported: its threads then soon sleep while they wait, instead of taking a busy machine's cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

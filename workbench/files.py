@@ -88,7 +88,14 @@ def partial_folder(output: Path) -> Path:
 
 
 def publish_folder(partial: Path, output: Path) -> None:
-    """Give a finished folder its name; one already there is removed only after the new one is in its place."""
+    """Give a finished folder its name; one already there is removed only after the new one is in its place.
+
+    Its weights become as readable as any new file: safetensors writes them for their owner alone.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in partial.rglob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
     replaced = output.with_name(f"{output.name}.replaced-{os.getpid()}")
     if output.exists():
         output.rename(replaced)

@@ -135,7 +135,7 @@ class Training:
         try:
             self.accelerator.load_state(str(folder))
             for name, network in self._networks().items():
-                load_model(network, folder / f"{name}.safetensors", device=str(self.accelerator.device))
+                load_model(network, folder / f"{name}.safetensors")
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"{folder} is a checkpoint of another model; give the settings that it was made with, or another one"
