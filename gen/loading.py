@@ -48,6 +48,7 @@ def find_pipeline(folder: str | Path) -> Path:
 
 
 def pipeline_checksum(folder: str | Path) -> str:
-    """SHA-256 over the weights of a pipeline's folder: says which generator made an image."""
-    digests = [sha256_file(path) for path in sorted(find_pipeline(folder).rglob("*.safetensors"))]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    """SHA-256 over the weights and settings of a pipeline's folder: says which generator made an image."""
+    kinds = ("*.safetensors", "*.json")
+    digests = [sha256_file(path) for kind in kinds for path in sorted(find_pipeline(folder).rglob(kind))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -36,6 +36,7 @@ class SampleConfig:
     shard_size: int = 1000
     """Images in a sub-folder; what is resumed."""
     seed: int = 0
+    """Seed of image 0; image k has seed + k, so give independent sets seeds further apart than their images."""
     device: Device = "auto"
     overwrite: bool = False
     """Replace the data set that the output folder holds."""

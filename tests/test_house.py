@@ -2,7 +2,6 @@
 
 import ast
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -113,62 +112,6 @@ def test_unknown_commands_are_a_sentence() -> None:
     answer = run("-m", "ui.cli", "quickstrat")
     assert answer.returncode == 2
     assert answer.stderr == "error: there is no command 'quickstrat'; did you mean 'quickstart'?\n"
-
-
-def documented_commands() -> list[tuple[str, str]]:
-    """Every line of a shell block in the documents, with its document."""
-    found = []
-    for document in DOCUMENTS:
-        for block in re.findall(r"```(?:sh|bash)\n(.*?)```", document.read_text(), re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [(document.name, line.strip()) for line in lines if line.strip() and not line.startswith("#")]
-    return found
-
-
-@pytest.mark.parametrize(("document", "line"), documented_commands())
-def test_documented_commands_are_understood(document: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line parses: its program, sub-command and options are there. (The jobs themselves are too long for this.)"""
-    words = shlex.split(line, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words.pop(0)
-    if words[0] == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert all(word in targets for word in words[1:] if "=" not in word)
-    elif words[0] in ("git", "cd", "pip", "uv"):
-        return
-    else:
-        _parse(words, monkeypatch)
-
-
-def _parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a documented command up to the point where its settings are known."""
-    scripts = [k for k, word in enumerate(words) if word.endswith(".py")]
-    if words[0] == "workbench":
-        name, arguments = words[1], words[2:]
-    elif scripts and words[scripts[0]].startswith("gen/"):
-        name, arguments = Path(words[scripts[0]]).stem, words[scripts[0] + 1 :]
-    else:
-        assert scripts, words
-        assert (ROOT / words[scripts[0]]).exists(), words
-        return
-    parsed = []
-
-    def parse(choices: object, given: list[str], *rest: object, **options: object) -> None:
-        from workbench.command import parse as real
-
-        parsed.append(real(choices, given, *rest, **options))  # type: ignore[arg-type]
-        raise SystemExit(0)
-
-    import importlib
-
-    module = importlib.import_module(COMMANDS[name][0].split(":")[0])
-    monkeypatch.setattr(module, "parse", parse)
-    from ui import cli
-
-    with pytest.raises(SystemExit) as left:
-        cli.main([name, *arguments])
-    assert left.value.code == 0
-    assert parsed or "--help" in arguments
 
 
 def test_readme_reading_order_exists() -> None:

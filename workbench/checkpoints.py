@@ -40,7 +40,7 @@ def is_complete(folder: Path) -> bool:
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         return all(sha256_file(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # cut short, or not ours
         return False
 
 

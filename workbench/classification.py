@@ -49,7 +49,7 @@ class ClassifierRecipe(Recipe):
             seed=seeds.generator(config.seed, INITIAL).initial_seed(),
             **({"width": config.width} if config.network == "convnet" else {}),
         )
-        sample = self.images[:5000].float() / 255
+        sample = self.images[:: len(self.images) // 5000 + 1].float() / 255  # of all classes, in whatever order
         std = sample.std((0, 2, 3)).clamp(min=1e-3).tolist()
         mean = sample.mean((0, 2, 3)).tolist()
         return PixelClassifier.wrap(network, mean=mean, std=std, class_names=data.label_names, size=config.size)
@@ -159,8 +159,13 @@ def evaluate(classifier: PixelClassifier, data: LabelledImages, batch_size: int 
     data = _labelled(data)
     if not len(data):
         raise UserError(f"{data.name} has no labelled images to measure on; give labelled data")
-    truth = _matched(classifier, data)
-    predictions = predict(classifier, data, batch_size).argmax(-1)
+    truth, logits = _matched(classifier, data), predict(classifier, data, batch_size)
+    if int(truth.max()) >= logits.shape[1]:
+        raise UserError(
+            f"{data.name} has {int(truth.max()) + 1} classes but the classifier tells only {logits.shape[1]} apart; "
+            "give the classifier that was trained on these classes"
+        )
+    predictions = logits.argmax(-1)
     names = classifier.label_names or data.label_names
     size = max(len(names), int(predictions.max()) + 1)
     confusion = torch.bincount(truth * size + predictions, minlength=size**2).view(size, size)

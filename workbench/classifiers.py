@@ -101,17 +101,18 @@ def load_classifier(
 ) -> PixelClassifier:
     """The classifier that `spec` names, in eval mode on `device`.
 
-    SPEC: a folder written by `save_classifier`, `timm:NAME`, `transformers:NAME_OR_FOLDER`,
-    `torchvision:NAME`, or `MODULE_OR_FILE.py:FUNCTION`, whose function takes no arguments and returns an
-    `nn.Module` or a `PixelClassifier`. `pretrained=False` builds the architecture with random weights. Raises
-    `UserError` for an unknown spec and for weights that are neither on disk nor to be had.
+    SPEC: a folder written by `save_classifier` or a finished training run's, `timm:NAME`,
+    `transformers:NAME_OR_FOLDER`, `torchvision:NAME`, or `MODULE_OR_FILE.py:FUNCTION`, whose function takes no
+    arguments and returns an `nn.Module` or a `PixelClassifier`. `pretrained=False` builds the architecture with
+    random weights. Raises `UserError` for an unknown spec and for weights that are neither on disk nor to be had.
     """
     spec = str(spec)
     libraries = {"timm": _load_timm, "transformers": _load_transformers, "torchvision": _load_torchvision}
     source, _, name = spec.partition(":")
     module, _, function = spec.rpartition(":")
     if Path(spec).is_dir():
-        classifier = _load_folder(Path(spec))
+        finished = Path(spec) / "classifier"  # of a training run
+        classifier = _load_folder(finished if finished.is_dir() else Path(spec))
     elif source in libraries and name:
         classifier = libraries[source](name, pretrained)
     elif module and function.isidentifier():

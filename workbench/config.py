@@ -75,7 +75,7 @@ class TrainingConfig:
     """Save everything needed to go on, every so many steps."""
     checkpoints_total_limit: int = 2
     """Complete checkpoints to keep; older ones go once the new one is in place."""
-    resume_from_checkpoint: str = "latest"
+    resume_from_checkpoint: Annotated[str, tyro.conf.arg(aliases=["--resume"])] = "latest"
     """latest: go on from the newest complete checkpoint of this run, if any. Or a checkpoint's folder, or none."""
     validation_steps: int = 500
     """Write validation pictures to samples/ every so many steps; 0 for never."""

@@ -126,7 +126,10 @@ def require_classes(images: LabelledImages, minimum: int = 2, per_class: int = 2
     counts = torch.bincount(images.labels, minlength=len(images.label_names)).tolist()
     if len(counts) < minimum:
         found = ", ".join(images.label_names) or "none"
-        raise UserError(f"{images.name} has {len(counts)} class ({found}): at least {minimum} are needed.")
+        raise UserError(
+            f"{images.name} has {len(counts)} class ({found}), at least {minimum} are needed: add images of another "
+            "class, or, where no labels are needed, give a flat folder without class folders."
+        )
     small = [f"{name} ({n})" for name, n in zip(images.label_names, counts, strict=True) if n < per_class]
     if small:
         raise UserError(

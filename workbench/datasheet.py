@@ -146,7 +146,7 @@ def _limits(info: Mapping[str, Any]) -> Iterable[str]:
         per_class = counts["per_class"].values()
         if missing := [name for name, count in counts["per_class"].items() if not count]:
             yield f"{split}: no image of {', '.join(map(_cell, missing))}."
-        elif max(per_class) > 2 * min(per_class):
+        elif max(per_class, default=0) > 2 * min(per_class, default=0):
             yield f"{split}: the classes are unbalanced, {min(per_class)} to {max(per_class)} images each."
     if not info.get("card", {}).get("measured"):
         yield "Its quality as training data was not measured."
@@ -154,13 +154,15 @@ def _limits(info: Mapping[str, Any]) -> Iterable[str]:
 
 def _loading(info: Mapping[str, Any]) -> str:
     split = next(iter(info["counts"]))
+    names = (
+        f'\ndataset = dataset.cast_column("label", ClassLabel(names={info["classes"]!r}))' if info["classes"] else ""
+    )
     return f"""As an image folder (`workbench export` also writes parquet and WebDataset shards):
 
 ```python
 from datasets import ClassLabel, load_dataset
 
-dataset = load_dataset("imagefolder", data_dir="THIS_FOLDER", split="{split}")
-dataset = dataset.cast_column("label", ClassLabel(names={info["classes"]!r}))
+dataset = load_dataset("imagefolder", data_dir="THIS_FOLDER", split="{split}"){names}
 ```
 
 `workbench verify THIS_FOLDER` checks every file against the checksums."""

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 PACKAGES = ("workbench", "torch", "torchvision", "diffusers", "transformers", "accelerate", "datasets", "torchmetrics",
@@ -61,7 +62,7 @@ def processes_asked() -> int | None:
         words = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         name, _, value = word.partition("=")
         if name.replace("-", "_") in ("__num_processes", "__nproc_per_node"):
             value = value or following

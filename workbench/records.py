@@ -209,8 +209,8 @@ class DatasetWriter:
         label = plain_value("label", row.get("label"))
         if isinstance(label, bool) or not isinstance(label, int) or not -1 <= label < len(self.label_names):
             raise UserError(
-                f"A row has the label {label!r}: give an index from 0 to {len(self.label_names) - 1}, "
-                "or -1 for no label."
+                f"A row has the label {label!r}: give -1 for no label, or the index of one of the "
+                f"{len(self.label_names)} class names."
             )
         provenance = {
             name: value if is_picture(value) else plain_value(name, value)
@@ -325,8 +325,8 @@ class DatasetWriter:
 
 def _checked_names(label_names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(label_names)
-    if not names or len(set(names)) < len(names) or not all(names):
-        raise UserError(f"The class names are {list(names)}: give at least one, no two alike and none empty.")
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"The class names are {list(names)}: give no two alike and none empty.")
     return names
 
 

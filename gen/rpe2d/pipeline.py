@@ -147,7 +147,7 @@ class RPE2DPipeline(DiffusionPipeline):
         # 3. Pictures
         images = latents
         if output_type != "latent":
-            images = self.image_processor.postprocess(latents.float().clamp(-1, 1), output_type=output_type)
+            images = self.image_processor.postprocess(latents.float(), output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 

@@ -16,7 +16,7 @@ from gen.rpe2d.pipeline import RPE2DPipeline, make_scheduler
 from gen.rpe2d.positions import sample_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench import seeds
-from workbench.datasets import LabelledImages, load_images
+from workbench.datasets import LabelledImages, load_images, require_classes
 from workbench.errors import UserError
 from workbench.files import write_atomic
 from workbench.pictures import encode_png, image_grid
@@ -44,10 +44,13 @@ class RPE2DRecipe(Recipe):
         self.images = self.data.images
         self.labels = self.data.labels.masked_fill(self.data.labels < 0, self.num_classes)
         self.num_examples, self.notes = len(self.data), self.data.notes
-        self._check_size()
+        self._check_data()
         self.model = build_transformer(config, self.data)
 
-    def _check_size(self) -> None:
+    def _check_data(self) -> None:
+        if self.data.label_names:
+            known = self.data.labels >= 0
+            require_classes(self.data if known.all() else self.data.select(known))
         height, width = self.images.shape[-2:]
         if min(height, width) < self.config.patch_size:
             raise UserError(
@@ -99,7 +102,7 @@ class RPE2DRecipe(Recipe):
         return len(self.data.label_names)
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """A grid of images from the same noise every time, labels in rows."""
+        """A grid of images from the same noise every time, a label in each column where there are few."""
         config, count = self.config, self.config.validation_images
         if count:
             pipe = self._pipeline(model)
@@ -115,7 +118,9 @@ class RPE2DRecipe(Recipe):
                 output_type="pt",
                 return_dict=False,
             )[0]
-            grid = image_grid(list((images * 255).round().byte().cpu()), columns=max(self.num_classes, 8))
+            grid = image_grid(
+                list((images * 255).round().byte().cpu()), columns=self.num_classes if 2 < self.num_classes <= 16 else 8
+            )
             write_atomic(folder / f"step-{step:08d}.png", encode_png(grid))
         return {}
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 
@@ -88,8 +87,12 @@ def test_a_foreign_class_in_the_index_is_not_run(copy, tmp_path):
     assert not mark.exists()
 
 
-def test_the_checksum_is_that_of_the_weights(copy, tmp_path):
-    assert pipeline_checksum(copy) == hashlib.sha256((copy / WEIGHTS).read_bytes()).hexdigest()
+def test_the_checksum_changes_with_weights_and_settings_only(copy, tmp_path):
+    settings = copy / "transformer" / "config.json"
+    changed = tmp_path / "changed"
+    shutil.copytree(copy, changed)
+    (changed / "transformer" / "config.json").write_text(settings.read_text().replace("equispaced", "centered"))
+    assert pipeline_checksum(changed) != pipeline_checksum(copy)
     assert pipeline_checksum(copy.parent) == pipeline_checksum(copy)
     (copy / "README.md").write_text("a card")
     before = pipeline_checksum(copy)

@@ -210,11 +210,12 @@ def test_classes_can_be_chosen(photographs, tmp_path):
 
 
 def test_unlabelled_images_train_the_unconditional_path(tmp_path):
-    write_images(tmp_path / "data", {"images": noise_images(3, *SOURCE)})
-    rows = [{"file_name": f"images/{k}.png", "label_name": name} for k, name in enumerate(["cat", None, "dog"])]
+    names = ["cat", None, "dog", "dog", "cat"]
+    write_images(tmp_path / "data", {"images": noise_images(len(names), *SOURCE)})
+    rows = [{"file_name": f"images/{k}.png", "label_name": name} for k, name in enumerate(names)]
     (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = RPE2DRecipe(settings(tmp_path / "data", tmp_path / "run"))
-    assert recipe.labels.tolist() == [0, 2, 1]
+    assert recipe.labels.tolist() == [0, 2, 1, 1, 0]
     assert recipe.loss(recipe.model, torch.arange(3), recipe.draw(3, seeded()))["loss"].isfinite()
 
 
@@ -296,3 +297,10 @@ def test_training_teaches_the_labels(tmp_path):
         dark, bright = images.mean((1, 2, 3)).chunk(2)
         assert dark.max() < 0.3
         assert bright.min() > 0.7
+
+
+@pytest.mark.parametrize("classes", [{"cat": 4}, {"cat": 4, "dog": 1}], ids=["one class", "a class of one image"])
+def test_too_few_classes_are_a_sentence(tmp_path, classes):
+    write_images(tmp_path / "data", {name: noise_images(count, *SOURCE) for name, count in classes.items()})
+    with pytest.raises(UserError, match=r"at least 2 are needed|too few images of dog"):
+        RPE2DRecipe(settings(tmp_path / "data", tmp_path / "run"))

@@ -121,8 +121,11 @@ def test_the_training_size_and_all_labels_are_the_default(pipeline_folder, tmp_p
 
 @pytest.mark.parametrize("label", [["hat", "bag"], ["2", "0"]])
 def test_labels_can_be_chosen(pipeline_folder, tmp_path, label):
-    rows = read_rows(sample(settings(pipeline_folder, tmp_path / "DATA", label=label, num_images=6, size=["8"]))[0])
-    assert [row["label_name"] for row in rows] == ["hat", "bag"] * 3
+    """As many labels as sizes: each label still comes in each size."""
+    rows = read_rows(sample(settings(pipeline_folder, tmp_path / "DATA", label=label, num_images=8))[0])
+    assert Counter((row["label_name"], row["height"]) for row in rows) == {
+        (name, height): 2 for name in ("hat", "bag") for height in (8, 12)
+    }
 
 
 # ------------------------------------------------------------------------------------------- what changes no image
@@ -296,3 +299,12 @@ def test_mistakes_are_one_sentence_and_exit_code_2(tmp_path, capsys):
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
     assert "not finished" in printed.err
+
+
+def test_a_pipeline_without_labels(tmp_path):
+    random_pipeline(num_classes=0, id2label=None).save_pretrained(tmp_path / "pipeline")
+    sample(settings(tmp_path / "pipeline", tmp_path / "data"))
+    assert verify(tmp_path / "data").ok
+    data = load_images(tmp_path / "data")
+    assert data.labels.unique().tolist() == [-1]
+    assert data.label_names == ()

@@ -223,17 +223,21 @@ def test_every_weight_is_trained(qk_norm):
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient():
     x, labels = noise(2, 1, 8, 12), torch.tensor([0, 1])
 
     def gradients(model):
+        calls = []
+        model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
         model.train()(x, torch.tensor([200.0]), labels).sample.square().sum().backward()
-        return [weight.grad for weight in model.parameters()]
+        return [weight.grad for weight in model.parameters()], len(calls)
 
     checkpointed = random_transformer()
     checkpointed.enable_gradient_checkpointing()
-    for ours, expected in zip(gradients(checkpointed), gradients(random_transformer()), strict=True):
-        torch.testing.assert_close(ours, expected)
+    (ours, twice), (expected, once) = gradients(checkpointed), gradients(random_transformer())
+    assert (twice, once) == (2, 1)
+    for first, second in zip(ours, expected, strict=True):
+        torch.testing.assert_close(first, second)
 
 
 @pytest.mark.parametrize("crops", [True, False])

@@ -26,7 +26,6 @@ from toy_recipe import (
     losses,
     rows,
     run_toy,
-    spawn,  # noqa: F401 (a fixture)
     toy_config,
     train_on_two,
     weights,
@@ -165,11 +164,11 @@ def test_two_processes_under_torchrun(tmp_path: Path, one_process: Path) -> None
     assert record["command"].startswith("torchrun --nproc_per_node 2 ")
 
 
-STOPPED = {"max_train_steps": 12, "logging_steps": 5, "checkpointing_steps": 3}
+STOPPED: dict[str, Any] = {"max_train_steps": 12, "logging_steps": 5, "checkpointing_steps": 3}
 
 
 @pytest.mark.parametrize("then", ["two", "one"])
-def test_resuming_two_processes(tmp_path: Path, one_process: Path, spawn: Start, then: str) -> None:  # noqa: F811
+def test_resuming_two_processes(tmp_path: Path, one_process: Path, spawn: Start, then: str) -> None:
     """The run stops inside a line of the log, and goes on with two processes or with one."""
     assert train_on_two(spawn, tmp_path / "run", STOPPED, signal_at=(7, 15)) == [143, 143]
     assert checkpoint_names(tmp_path / "run") == ["step-00000006", "step-00000007"]
@@ -183,7 +182,7 @@ def test_resuming_two_processes(tmp_path: Path, one_process: Path, spawn: Start,
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_name_a_mistake_alike(tmp_path: Path, spawn: Start) -> None:  # noqa: F811
+def test_two_processes_name_a_mistake_alike(tmp_path: Path, spawn: Start) -> None:
     run_toy(tmp_path / "run")
     assert train_on_two(spawn, tmp_path / "run", {}) == [2, 2]
     log = Path(f"{tmp_path / 'run'}.log").read_text()
@@ -197,9 +196,10 @@ def test_two_processes_name_a_mistake_alike(tmp_path: Path, spawn: Start) -> Non
 def test_cpu_trains_in_fp32_where_bf16_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, kind in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr(training, "has_fast_bf16", lambda device, fast=fast: fast)
-        seen = set()
+        seen: set[torch.dtype] = set()
         recipe = ToyRecipe(toy_config(tmp_path / str(fast), mixed_precision="auto"))
-        recipe.model[0].register_forward_hook(lambda module, args, output, seen=seen: seen.add(output.dtype))
+        first = next(recipe.model.children())
+        first.register_forward_hook(lambda module, args, output, seen=seen: seen.add(output.dtype))
         Training(recipe).train()
         assert seen == {kind}
 
@@ -227,8 +227,8 @@ BAD_EXAMPLE = int(global_batch(37, 4, 0, BAD)[0])
 @pytest.mark.parametrize("kind", ["nan", "inf", "gradient", "inputs"])
 def test_bad_steps_are_skipped_and_counted(tmp_path: Path, kind: str) -> None:
     """Weights, average, optimizer and running statistics are those before the step."""
-    recipe = {"poison": {BAD_EXAMPLE: kind}, "normalised": True}
-    settings = {"checkpointing_steps": 1, "checkpoints_total_limit": 99, "max_train_steps": 9}
+    recipe: dict[str, Any] = {"poison": {BAD_EXAMPLE: kind}, "normalised": True}
+    settings: dict[str, Any] = {"checkpointing_steps": 1, "checkpoints_total_limit": 99, "max_train_steps": 9}
     run = run_toy(tmp_path / "run", recipe, **settings)
     assert [int(name[5:]) for name in checkpoint_names(run)] == [1, 2, 3, 4, 5, 6, 8, 9]  # 7 might be broken
     before, after = weights(run, BAD - 1), weights(run, BAD + 1)

@@ -5,18 +5,16 @@ torchrun --standalone --nproc_per_node 2 tests/workbench/toy_recipe.py '{"output
 
 import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -151,27 +149,6 @@ def assert_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> N
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def spawn() -> Iterator[Callable[..., BaseProcess]]:
-    """Starts `target(*arguments)` in a process forked from one that has imported everything and done nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["toy_recipe"])
-        running: list[BaseProcess] = []
-
-        def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
-            process = context.Process(target=target, args=arguments)
-            process.start()
-            running.append(process)
-            return process
-
-        yield start
-        for process in running:
-            process.kill()
 
 
 def train_like_a_command(
