@@ -14,6 +14,9 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do, for both sides
 import torch
 from measured import table, write_result
 

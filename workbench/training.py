@@ -150,25 +150,24 @@ class Training:
     def _run(self, start: int) -> None:
         config, last, bad = self.config, self.config.max_train_steps, 0
         self.model.train()
-        bar = progress(last, self.folder.path.name, initial=start, unit="step", disable=not self.main)
-        for step in range(start + 1, last + 1):
-            figures, finite, signum = self._step(step)
-            self.window.add(figures, finite)
-            bad = 0 if finite else bad + 1
-            bar.update()
-            if step % config.logging_steps == 0 or step == last or bad:
-                bar.set_postfix(self._log(step), refresh=False)
-            if bad >= config.max_nonfinite_steps:
-                self._give_up(step, bad)
-            if not bad and (signum or step % config.checkpointing_steps == 0 or step == last):
-                self._save(step)  # after a bad step the weights may be broken: keep the checkpoint before it
-            if signum:
-                bar.close()
-                self._leave(step, signum)
-            if config.validation_steps and (step % config.validation_steps == 0 or step == last):
-                with self.window.paused():
-                    self._validate(step)
-        bar.close()
+        with progress(last, self.folder.path.name, initial=start, unit="step", disable=not self.main) as bar:
+            for step in range(start + 1, last + 1):
+                figures, finite, signum = self._step(step)
+                self.window.add(figures, finite)
+                bad = 0 if finite else bad + 1
+                bar.update()
+                if step % config.logging_steps == 0 or step == last or bad:
+                    bar.set_postfix(self._log(step), refresh=False)
+                if bad >= config.max_nonfinite_steps:
+                    self._give_up(step, bad)
+                if not bad and (signum or step % config.checkpointing_steps == 0 or step == last):
+                    self._save(step)  # after a bad step the weights may be broken: keep the checkpoint before it
+                if signum:
+                    bar.close()
+                    self._leave(step, signum)
+                if config.validation_steps and (step % config.validation_steps == 0 or step == last):
+                    with self.window.paused():
+                        self._validate(step)
 
     def _step(self, step: int) -> tuple[dict[str, Tensor], bool, int]:
         """One update; returns its figures on this process, whether it was finite, and a signal to stop or 0."""

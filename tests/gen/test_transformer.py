@@ -6,7 +6,7 @@ from tiny_models import TINY, random_transformer, randomise, tiny_transformer
 from torch import nn
 
 from gen.rpe2d.positions import inference_positions, rotary_table, sample_positions
-from gen.rpe2d.transformer import RPE2DBlock, RPE2DTransformer2DModel
+from gen.rpe2d.transformer import LeanRMSNorm, RPE2DBlock, RPE2DTransformer2DModel
 from workbench.errors import UserError
 
 ROWS, COLUMNS = torch.tensor([0, 3, 4, 8]), torch.tensor([1, 2, 5, 7, 8, 12])
@@ -289,3 +289,20 @@ def test_low_precision_is_close():
         mixed = velocity(model, x)
     for rounded in (mixed, velocity(randomise(tiny_transformer()).bfloat16(), x.bfloat16())):
         assert (rounded.float() - exact).abs().mean() < 0.02 * exact.abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lean_norm_has_the_values_and_gradients_of_torchs(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, 8, generator=generator).to(dtype)
+    weight = torch.randn(8, generator=generator).to(dtype)
+    upstream = torch.randn(2, 3, 5, 8, generator=generator)
+    results = []
+    for norm in (LeanRMSNorm.apply, lambda x, w, eps: F.rms_norm(x.float(), (8,), w.float(), eps)):
+        inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = norm(*inputs, 1e-6)
+        assert y.dtype == torch.float32
+        results.append((y, *torch.autograd.grad(y, inputs, upstream)))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)

@@ -79,19 +79,20 @@ def test_a_window_taken_up_ends_as_if_never_stopped() -> None:
     assert second.skipped == 1
 
 
-def test_speed_counts_this_process_and_no_pauses() -> None:
+def test_speed_counts_this_process_and_no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     window = Window(CPU)
+    now = 150.0
     window.load_state({"sums": {}, "good": 1000, "skipped": 0})  # done before the stop
     for _ in range(2):
         with window.computing():
-            time.sleep(0.03)
+            now += 3
         window.add(figures(1.0), finite=True)
-        time.sleep(0.01)
+        now += 1
     with window.paused():
-        time.sleep(0.3)
-    speed = window.speed(batch_size=8)
-    assert 16 / 0.3 < speed["images_per_second"] < 16 / 0.08
-    assert 0.05 < speed["overhead_share"] < 0.8
+        now += 30
+    assert window.speed(batch_size=8) == pytest.approx({"images_per_second": 16 / 8, "overhead_share": 2 / 8})
 
 
 def test_gpu_windows_claim_no_share_of_time() -> None:

@@ -32,6 +32,7 @@ from toy_recipe import (
 )
 
 from workbench import checkpoints, seeds, training
+from workbench.command import polite
 from workbench.data_order import global_batch
 from workbench.errors import UserError
 from workbench.training import STEP, Training, ema_update
@@ -353,6 +354,14 @@ def test_a_full_disk_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     run_toy(tmp_path / "run")
     assert_same_run(tmp_path / "run", run_toy(tmp_path / "whole"))
+
+
+def test_the_last_line_is_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), polite():
+        run_toy(tmp_path / "run", {"poison": dict.fromkeys(range(37), "nan")}, max_nonfinite_steps=2)
+    line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert line.startswith("error: the loss or its gradient was not finite 2 steps in a row")
+    assert "the last good checkpoint is none yet" in line
 
 
 def test_errors_of_our_own_are_not_the_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ SPEED = {"images_per_second", "overhead_share"}
 class ToyRecipe(Recipe):
     """Least squares with noise on the inputs.
 
-    `poison` maps an example to what it does to its batch: a loss that is "nan" or "inf", or only the "gradient". The
-    process sends itself the signal `signal_at[1]` while it draws for the step number `signal_at[0]` it does.
+    `poison` maps an example to what is not finite in its batch: the loss ("nan", "inf"), only the "gradient", or the
+    "inputs". The first process sends itself the signal `signal_at[1]` in the `signal_at[0]`-th step it does.
     """
 
     name = "toy"
@@ -66,7 +66,7 @@ class ToyRecipe(Recipe):
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
         self.draws += 1
         time.sleep(self.pause)
-        if self.signal_at and self.draws == self.signal_at[0]:
+        if self.signal_at and self.draws == self.signal_at[0] and os.environ.get("RANK", "0") == "0":
             os.kill(os.getpid(), self.signal_at[1])
         return {"noise": torch.randn(batch_size, 3, generator=generator)}
 
