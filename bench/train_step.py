@@ -2,6 +2,7 @@
 
     python bench/train_step.py --output docs/results/train_step.md
 
+Both sides get what our training loop sets for a CPU: threads that soon sleep, and freed memory that is kept.
 Each model lives in a process of its own (so that its peak memory is its own); the processes take turns, a few steps
 each, so that a busy machine slows all alike. Reported: median throughput over the turns, its ratio to diffusers', and
 the peak memory above the imports.
@@ -9,16 +10,17 @@ the peak memory above the imports.
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import time
 from multiprocessing.connection import Connection
 
-import os
-
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do, for both sides
 import torch
 from measured import table, write_result
+
+from workbench.allocator import keep_freed_memory
 
 WIDTHS = {"tiny": (6, 4, 32), "smoke": (4, 2, 32), "S": (12, 6, 64)}  # layers, heads, head dim
 ARMS = ("diffusers DiT fp32", "ours fp32", "diffusers DiT bf16", "ours bf16")
@@ -89,6 +91,7 @@ class Worker:
 
 def work(pipe: Connection, arm: str, options: argparse.Namespace) -> None:
     """Body of a worker process."""
+    keep_freed_memory()
     model, forward = build(arm, options)
     before = peak_megabytes(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

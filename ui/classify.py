@@ -49,7 +49,7 @@ def evaluate(config: ClassifyEvalConfig) -> None:
 
     split = config.split or ("test" if "test" in available_splits(config.data) else "train")
     classifier = load_classifier(config.classifier, choose_device(config.device))
-    data = load_images(config.data, split, classifier.preprocessing.size)
+    data = load_images(config.data, split, classifier.preprocessing.size, crop=False)
     figures = {"classifier": config.classifier, "data": config.data, "split": split}
     figures |= classification.evaluate(classifier, data, config.batch_size)
     if config.output:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from workbench import checkpoints, seeds
+from workbench.allocator import keep_freed_memory
 from workbench.config import TrainingConfig, to_mapping
 from workbench.data_order import global_batch
 from workbench.devices import choose_device, has_fast_bf16
@@ -51,6 +52,7 @@ class Training:
         self.folder = RunFolder(Path(self.config.output_dir), recipe.result)
         self.accelerator = make_accelerator(self.config)
         self.main = self.accelerator.is_main_process
+        keep_freed_memory()
         world = self.accelerator.num_processes
         self.batch_size = self.config.train_batch_size * self.config.gradient_accumulation_steps * world
         self.window = Window(self.accelerator.device)
