@@ -169,7 +169,7 @@ def _train(recipe: Any, settings: Any) -> None:
 
 def _open(config: QuickstartConfig) -> None:
     """Make or reopen the output folder. Raises UserError when it holds other settings, or something else."""
-    from workbench.files import user_errors_for_disk, write_atomic
+    from workbench.files import make_folder, user_errors_for_disk, write_atomic
 
     path = config.output / "quickstart.yaml"
     settings = {key: value for key, value in to_mapping(config).items() if key not in FREE}
@@ -186,5 +186,5 @@ def _open(config: QuickstartConfig) -> None:
     elif config.output.is_dir() and any(config.output.iterdir()):
         raise UserError(f"{config.output} holds files that are not a quickstart; choose another --output")
     with user_errors_for_disk(config.output):
-        config.output.mkdir(parents=True, exist_ok=True)
+        make_folder(config.output)
         write_atomic(path, yaml.safe_dump(settings, sort_keys=False))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import UserError
-from workbench.files import partial_folder, user_errors_for_disk, write_atomic
+from workbench.files import make_folder, partial_folder, user_errors_for_disk, write_atomic
 
 FORMAT = "workbench-dataset"
 FORMAT_VERSION = 1
@@ -247,7 +247,7 @@ def open_partial(output: Path, identity: Mapping[str, Any], overwrite: bool) -> 
     partial = partial_folder(output)
     mark = partial / IDENTITY_NAME
     with user_errors_for_disk(partial):
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         if mark.exists():
             begun_with = json.loads(mark.read_bytes())
             if begun_with == identity:

@@ -47,6 +47,15 @@ def user_errors_for_disk(path: str | Path) -> Iterator[None]:
         raise UserError(message) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there; where the system has no place for it, `UserError`."""
+    with user_errors_for_disk(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # what /proc and its like say
+            raise UserError(f"{path} cannot be made there: choose another folder.") from error
+
+
 def _system_error(error: Exception) -> int | None:
     """The errno behind an error. safetensors gives it in words, and torch.save only says that the file ended early."""
     if isinstance(error, OSError):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from workbench.errors import UserError
-from workbench.files import publish_folder, write_atomic
+from workbench.files import make_folder, publish_folder, write_atomic
 
 # What may differ between a run and its resumption: it changes no step's result. (The batch settings may change as long
 # as their product, the global batch size, does not.)
@@ -41,7 +41,7 @@ class RunFolder:
         """Make or reopen a checked folder; `overwrite` drops an earlier run, but for its result and to the last."""
         if overwrite:
             self._forget()
-        self._make()
+        make_folder(self.path)
         write_atomic(self.config, yaml.safe_dump(settings, sort_keys=False))
         self.samples.mkdir(exist_ok=True)
 
@@ -57,12 +57,6 @@ class RunFolder:
         write(partial)
         publish_folder(partial, self.result)
         write_atomic(self._mark, json.dumps({"step": step}))
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # what /proc and its like say
-            raise UserError(f"{self.path} cannot be made there; choose another --output-dir") from error
 
     def _forget(self) -> None:
         """Drop an earlier run, but for its result and settings, which stay until the new ones replace them."""

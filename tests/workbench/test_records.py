@@ -621,3 +621,8 @@ def test_grid_is_a_picture_of_each_class(tmp_path):
     with Image.open(data / "grid.png") as grid:
         assert grid.format == "PNG"
         assert grid.width > grid.height > 3 * 50
+
+
+def test_a_place_that_holds_no_folders_is_a_sentence():
+    with pytest.raises(UserError, match="cannot be made there: choose another folder"):
+        DatasetWriter("/proc/nothing", ("a", "b"), {})

@@ -308,7 +308,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match="cannot be made, because part of that path is a file"):
             run_toy(place)
-    with pytest.raises(UserError, match=r"/proc/nothing/run cannot be made there; choose another --output-dir"):
+    with pytest.raises(UserError, match=r"/proc/nothing/run cannot be made there: choose another folder"):
         run_toy(Path("/proc/nothing/run"))
 
 
