@@ -8,14 +8,12 @@ Aim: 60,000 Fashion-MNIST images in under 3 s and 300 MB. About 6 s per data set
 """
 
 import argparse
-import datetime
 import json
-import platform
-import shlex
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
+
+from measured import write_result
 
 CHILD = """
 import json, resource, sys, time
@@ -60,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="*", default=["fashion-mnist"], help="names or paths for load_images")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="markdown file to write")
+    parser.add_argument("--output", help="markdown file to write")
     options = parser.parse_args()
 
     lines = ["| command | images | seconds | images, MB | peak above, MB |", "|---|---|---|---|---|"]
@@ -69,18 +67,11 @@ def main() -> None:
             run = measure(name, resolution, options.repeats)
             lines += [row(name, resolution, run)]
             print(lines[-1], *run["notes"], flush=True)
-    arguments = [Path(argument).name if Path(argument).exists() else argument for argument in sys.argv[1:]]
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "pillow", "pyarrow"))
-    head = (
-        f"# Loading images\n\n`python bench/loading.py {shlex.join(arguments)}`, {datetime.date.today()}\n\n"
-        f"{platform.machine()}, {run['threads']} threads, Python {platform.python_version()}, {versions}. "
-        f"Median of {options.repeats} fresh processes; imports are not counted.\n\n"
+    body = (
+        f"{run['threads']} threads. Median of {options.repeats} fresh processes; imports are not counted.\n\n"
+        + "\n".join(lines)
     )
-    text = head + "\n".join(lines) + "\n"
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
-    print(text)
+    write_result("Loading images", __doc__ or "", body, options.output)
 
 
 if __name__ == "__main__":

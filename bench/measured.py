@@ -33,7 +33,8 @@ def _processor() -> str:
 
 def write_result(title: str, about: str, body: str, output: str | None) -> None:
     """Print the result; write it as markdown where `output` is given."""
-    command = " ".join(["python", *(shlex.quote(word) for word in sys.argv)])
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv)
+    command = " ".join(["python", *map(shlex.quote, words)])
     found = versions()
     facts = [
         f"- command: `{command}`",

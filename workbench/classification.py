@@ -146,8 +146,10 @@ def moved(images: UInt8[Tensor, "b c h w"], shift: Int64[Tensor, "b 2"], flip: T
     rows = (torch.arange(height, device=images.device) - shift[:, :1]).clamp(0, height - 1)
     columns = (torch.arange(width, device=images.device) - shift[:, 1:]).clamp(0, width - 1)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    batch, channels = (torch.arange(size, device=images.device) for size in images.shape[:2])
+    return images[
+        batch[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+    ]
 
 
 @torch.no_grad()
