@@ -16,7 +16,7 @@ class QuickstartConfig:
     workbench quickstart
     workbench quickstart --data path/to/folder --output runs/mine --max-train-steps 5000
 
-    Ten minutes on two CPU cores as it stands. Interrupted, the same command goes on where it was.
+    Six minutes on two CPU cores as it stands. Interrupted, the same command goes on where it was.
     """
 
     data: str = "fashion-mnist:extract"
