@@ -538,7 +538,7 @@ def test_select() -> None:
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, 0, 0], ("ape",), r"has 1 class \(ape\): at least 2"),
+        ([0, 0, 0], ("ape",), r"has 1 class \(ape\), at least 2"),
         ([0, 0, 1], ("ape", "bee"), r"too few images of bee \(1\)"),
         ([0, 0, 1, 1], ("ape", "bee", "cat"), r"too few images of cat \(0\)"),
         ([0, 0, -1], ("ape", "bee"), "1 of 3 images in set have no label"),
