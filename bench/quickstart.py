@@ -1,4 +1,4 @@
-"""The figures of a finished quickstart as a results table.
+"""The figures of a finished quickstart as a results table. What they mean: docs/measuring.md.
 
 workbench quickstart --output runs/quickstart
 python bench/quickstart.py runs/quickstart --output docs/results/quickstart.md
