@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to hold on to freed memory; does nothing with another C library.
 
     A step frees and takes the same hundreds of megabytes again and again, and each page that comes back from the system
-    has to be cleared first: a third of a CPU's training step (docs/results/train_step.md). The peak is no higher.
+    has to be cleared first: a third of a CPU's training step (docs/journal.md). The peak is no higher.
     """
     if sys.platform == "linux" and hasattr(mallopt := ctypes.CDLL(None), "mallopt"):
         mallopt.mallopt(MMAP_THRESHOLD, LARGEST_FROM_HEAP)

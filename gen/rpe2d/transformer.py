@@ -33,7 +33,7 @@ def modulate(
 
 class TokenLinear(nn.Linear):
     """A linear layer over tokens. On a CPU it runs as a 1x1 convolution: the same sums, through oneDNN's kernels,
-    which were measured at twice the speed of the BLAS behind `nn.Linear` (docs/results/train_step.md)."""
+    which were measured at twice the speed of the BLAS behind `nn.Linear` (docs/journal.md)."""
 
     def forward(self, x: Float[Tensor, "b n i"]) -> Float[Tensor, "b n o"]:
         if x.device.type != "cpu":
@@ -86,7 +86,7 @@ def attend(
     scale: float | None,
 ) -> Float[Tensor, "b heads n d"]:
     """Scaled dot-product attention. A CPU computes it in fp32 even under bf16 autocast: its bf16 kernel's backward pass
-    was measured at a fifth of the speed (docs/results/train_step.md)."""
+    was measured at a fifth of the speed (docs/journal.md)."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, scale=scale)
     with torch.autocast("cpu", enabled=False):
