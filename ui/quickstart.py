@@ -21,6 +21,8 @@ from workbench.command import parse, polite
 from workbench.config import parse_size, to_mapping
 from workbench.errors import UserError
 
+OUR_FOLDERS = ("generator", "dataset", "dataset.partial", "classifiers")
+OUR_FILES = ("report.html", "fidelity.json", "seconds.json", "quickstart.yaml")
 FREE = {"overwrite", "device", "output"}  # settings that change no result
 
 
@@ -167,14 +169,23 @@ def _train(recipe: Any, settings: Any) -> None:
         Training(recipe(settings)).train()
 
 
+def _forget(output: Path) -> None:
+    """Remove an earlier quickstart's results, and nothing that a person has put beside them."""
+    for name in OUR_FOLDERS:
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in OUR_FILES:
+        (output / name).unlink(missing_ok=True)
+
+
 def _open(config: QuickstartConfig) -> None:
     """Make or reopen the output folder. Raises UserError when it holds other settings, or something else."""
     from workbench.files import make_folder, user_errors_for_disk, write_atomic
 
     path = config.output / "quickstart.yaml"
     settings = {key: value for key, value in to_mapping(config).items() if key not in FREE}
-    if config.overwrite and path.exists():
-        shutil.rmtree(config.output)
+    began_anew = config.overwrite and path.exists()
+    if began_anew:
+        _forget(config.output)
     if path.exists():
         stored = yaml.safe_load(path.read_text()) or {}
         changed = [key for key in settings if stored.get(key) != settings[key]]
@@ -183,7 +194,7 @@ def _open(config: QuickstartConfig) -> None:
                 f"{config.output} holds a quickstart with another {', '.join(changed)}; give the same settings, "
                 "another --output, or --overwrite to start anew"
             )
-    elif config.output.is_dir() and any(config.output.iterdir()):
+    elif not began_anew and config.output.is_dir() and any(config.output.iterdir()):
         raise UserError(f"{config.output} holds files that are not a quickstart; choose another --output")
     with user_errors_for_disk(config.output):
         make_folder(config.output)

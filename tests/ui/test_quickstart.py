@@ -122,3 +122,13 @@ def test_recipe_file_of_the_job(tmp_path: Path) -> None:
         config_of({"recipe": "quickstart", "num_image": 5})
     with pytest.raises(UserError, match="recipe is 'quick'"):
         config_of({"recipe": "quick"})
+
+
+def test_overwrite_starts_anew_and_spares_what_is_not_ours(config: QuickstartConfig) -> None:
+    first = quickstart(config).stat().st_mtime_ns
+    (config.output / "thesis.txt").write_text("three years")
+    config.overwrite, config.seed = True, 1
+    report = quickstart(config)
+    assert report.stat().st_mtime_ns > first
+    assert (config.output / "thesis.txt").read_text() == "three years"
+    assert yaml.safe_load((config.output / "quickstart.yaml").read_text())["seed"] == 1
