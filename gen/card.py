@@ -3,15 +3,24 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from workbench.datasets import LabelledImages
 from workbench.files import write_atomic
 
 
-def write_card(folder: Path, title: str, data: LabelledImages, record: Mapping[str, Any]) -> None:
+@runtime_checkable
+class LearnedFrom(Protocol):
+    """The training data, as far as a card speaks of it."""
+
+    name: str
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+
+def write_card(folder: Path, title: str, data: LearnedFrom, record: Mapping[str, Any]) -> None:
     """Write README.md into a pipeline's folder, with the run's newest validation pictures where it has some."""
     pictures = sorted((folder.parent / "samples").glob("*.png"))
     if pictures:
@@ -38,7 +47,7 @@ def write_card(folder: Path, title: str, data: LabelledImages, record: Mapping[s
     write_atomic(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _usage(data: LabelledImages) -> str:
+def _usage(data: LearnedFrom) -> str:
     names = ", ".join(data.label_names)
     call = 'import gen\n\npipe = gen.load("THIS_FOLDER")\n'
     call += f'images = pipe(["{data.label_names[0]}"] * 4).images' if names else "images = pipe(num_images=4).images"

@@ -4,17 +4,20 @@ import hashlib
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 
 from workbench.errors import UserError
 from workbench.files import sha256_file
 
 PIPELINES = {"RPE2DPipeline": "gen.rpe2d.pipeline"}
+ZOO = Path(__file__).parents[1] / "zoo"
 
 
 def load_pipeline(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
-    """The pipeline in `folder`, or in the `pipeline` folder of a finished run, on `device`.
+    """The pipeline in `folder`, in the `pipeline` folder of a finished run, or of the zoo (zoo:NAME), on `device`.
 
     Raises UserError when there is none, or its files are damaged.
     """
@@ -29,22 +32,45 @@ def load_pipeline(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
     if name not in PIPELINES:
         raise UserError(f"{folder} holds a {name}; this command opens {', '.join(PIPELINES)}")
     pipeline_class = getattr(importlib.import_module(PIPELINES[name]), name)
+    return read_component(pipeline_class, folder, device)
+
+
+def read_component(component: Any, folder: Path, device: str = "cpu") -> Any:
+    """A pipeline or model from its folder, safetensors only. Raises UserError when its files are damaged."""
+    logging.disable_progress_bar()
     try:
-        return pipeline_class.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device)
+        return component.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged: {str(error).splitlines()[0]}; train or copy the pipeline again"
         ) from error
+    finally:
+        logging.enable_progress_bar()
 
 
 def find_pipeline(folder: str | Path) -> Path:
-    """The folder that holds `model_index.json`: the given one or its `pipeline`. Raises UserError when neither does."""
+    """The folder that holds `model_index.json`: the given one, its `pipeline`, or that of zoo:NAME.
+
+    Raises UserError when none does.
+    """
+    if str(folder).startswith("zoo:"):
+        folder = _zoo_folder(str(folder).removeprefix("zoo:"))
     for candidate in (Path(folder), Path(folder) / "pipeline"):
         if (candidate / "model_index.json").is_file():
             return candidate
     if (Path(folder) / "config.yaml").exists():
         raise UserError(f"{folder} is a training run that is not finished; run its training command again to go on")
     raise UserError(f"{folder} is not a trained pipeline; give a folder such as runs/NAME or runs/NAME/pipeline")
+
+
+def _zoo_folder(name: str) -> Path:
+    names = sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
+    if name not in names:
+        known = (
+            f"the zoo holds {', '.join(names)}" if names else f"there is no zoo in {ZOO.parent}: clone the repository"
+        )
+        raise UserError(f"there is no zoo:{name}; {known}")
+    return ZOO / name
 
 
 def pipeline_checksum(folder: str | Path) -> str:

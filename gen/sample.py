@@ -76,15 +76,19 @@ def plan(config: SampleConfig, pipe: RPE2DPipeline) -> list[Job]:
 
     Raises UserError for an unknown label or a size the pipeline cannot make, before any work.
     """
-    from gen.rpe2d.positions import check_range
+    from gen.rpe2d.placement import check_mode
 
-    sizes = [parse_size(size) for size in config.size] or [tuple(pipe.transformer.config.sample_size)]
+    sizes = [parse_size(size) for size in config.size] or [pipe.native_size]
     for size in sizes:
-        for patches, maximum in zip(pipe.transformer.grid(*size), pipe.transformer.config.max_positions, strict=True):
-            check_range(patches, maximum)
+        check_mode(pipe.transformer, _mode(config, pipe), pipe.grid(*size))
+    pipe.token_ids(config.prompt, 1)
     wanted = [int(label) if label.isdigit() and label not in pipe.label_names else label for label in config.label]
     labels = pipe.label_ids(wanted or list(pipe.label_names) or None).tolist()
     return [Job(k, sizes[k % len(sizes)], labels[k // len(sizes) % len(labels)]) for k in range(config.num_images)]
+
+
+def _mode(config: SampleConfig, pipe: RPE2DPipeline) -> Any:
+    return config.position_mode or pipe.transformer.config.inference_positions
 
 
 def _writer(config: SampleConfig, pipe: RPE2DPipeline, checksum: str, overwrite: bool) -> Any:
@@ -141,6 +145,9 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
         num_images=len(batch),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
+        guidance_interval=config.guidance_interval,
+        prompt=config.prompt,
+        position_mode=_mode(config, pipe),
         generator=[torch.Generator().manual_seed(config.seed + job.number) for job in batch],
         output_type="pt",
         return_dict=False,
@@ -150,6 +157,9 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
 
 def _row(config: SampleConfig, pipe: RPE2DPipeline, job: Job, checksum: str) -> dict[str, Any]:
     """The provenance of one image."""
+    from gen.rpe2d.placement import attention_factor, timestep_factor
+
+    grid = pipe.grid(*job.size)
     return {
         "label": job.label if pipe.label_names else -1,
         "source": "generated",
@@ -157,6 +167,10 @@ def _row(config: SampleConfig, pipe: RPE2DPipeline, job: Job, checksum: str) -> 
         "seed": config.seed + job.number,
         "guidance_scale": config.guidance_scale,
         "num_inference_steps": config.num_inference_steps,
+        "position_mode": _mode(config, pipe),
+        "attention_scale": round(attention_factor("auto", pipe.transformer, grid), 6),
+        "timestep_shift": round(timestep_factor("auto", pipe.transformer, grid), 6),
+        **({"prompt": config.prompt} if config.prompt else {}),
     }
 
 

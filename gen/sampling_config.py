@@ -8,6 +8,11 @@ import tyro
 from workbench.config import Device, parse_size
 from workbench.errors import UserError
 
+POSITION_MODES = (
+    "equispaced", "isotropic", "centered", "random", "extrapolation", "interpolation", "vision_interpolation", "ntk",
+    "vision_ntk", "ntk_by_parts", "yarn", "vision_yarn", "dype_ntk", "dype_yarn",
+)  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class SampleConfig:
@@ -31,6 +36,13 @@ class SampleConfig:
     """Only this label; may be given several times. All of them unless given."""
     guidance_scale: float = 1.5
     """Classifier-free guidance; 1 is off. More is clearer and less varied."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels where guidance is on; outside it an image costs half."""
+    prompt: str | None = None
+    """Attribute tokens that all images are asked for, where the generator learned captions."""
+    position_mode: str | None = None
+    """How a grid is placed in the trained positions: equispaced, isotropic, centered or random, or a rule such as
+    interpolation for sizes beyond them. The generator's own unless given."""
     num_inference_steps: int = 25
     batch_size: int = 64
     shard_size: int = 1000
@@ -48,3 +60,5 @@ class SampleConfig:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
         for size in self.size:
             parse_size(size)
+        if self.position_mode not in (None, *POSITION_MODES):
+            raise UserError(f"--position-mode is {self.position_mode}; give one of {', '.join(POSITION_MODES)}")

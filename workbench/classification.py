@@ -58,7 +58,7 @@ class ClassifierRecipe(Recipe):
         """Keep the uint8 images beside the model."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+    def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         """Shifts and flips of one global batch."""
         device, reach = generator.device, self.config.random_shift
         shift = torch.randint(-reach, reach + 1, (batch_size, 2), generator=generator, device=device)

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -155,6 +156,10 @@ CONVERSIONS: dict[type, tuple[tuple[type, ...], str]] = {
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """A YAML value as its field's type: YAML takes 1e-3 for text, 32 for a number, and no for False."""
+    if NoneType in get_args(kind):  # optional
+        if value is None:
+            return None
+        kind = next(one for one in get_args(kind) if one is not NoneType)
     if get_origin(kind) is Literal:
         value = "no" if value is False else value
         if value not in get_args(kind):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from workbench import fashion_mnist
 from workbench.errors import UserError
-from workbench.image_decoding import Decoded, Pixels
+from workbench.image_decoding import Pixels
 from workbench.image_files import PixelForm, Size
 from workbench.image_folders import METADATA_FILES, folder_splits, is_image, visible_files
 from workbench.image_sources import SPLIT_WORDS, ImageSource, Positions, Splits, split_in_name, without_split
 from workbench.image_tables import hub_splits, parquet_splits
 from workbench.image_tars import tar_splits
+from workbench.tokens import tokenize
 
 _SHARDS = {".parquet": parquet_splits, ".tar": tar_splits}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -39,6 +41,7 @@ class LabelledImages:
     skipped: tuple[str, ...] = ()  # files that could not be read
     notes: tuple[str, ...] = ()  # sentences the user must see
     file_names: tuple[str, ...] | None = None
+    tokens: tuple[tuple[str, ...], ...] | None = None  # of each image's caption; None: captions were not asked for
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,6 +60,7 @@ class LabelledImages:
             images=[images[i] for i in chosen] if isinstance(images, list) else images[chosen],
             labels=self.labels[chosen],
             file_names=None if self.file_names is None else tuple(self.file_names[i] for i in chosen),
+            tokens=None if self.tokens is None else tuple(self.tokens[i] for i in chosen),
         )
 
 
@@ -70,6 +74,7 @@ def load_images(
     upscale: bool = True,
     crop: bool = True,
     max_pixels: int = 64_000_000,
+    caption_column: str | None = None,
 ) -> LabelledImages:
     """Load one split of a labelled image collection, each image decoded once, upright, on white.
 
@@ -86,28 +91,51 @@ def load_images(
     image's size. `crop=False` squeezes the whole image instead. With `upscale=False` the result is no larger than
     the largest centre crop in the set. `classes` selects classes and numbers them in that order. Gray and colour:
     1 channel where every file is gray, else 3; `channels` 1 or 3 forces it. 16-bit gray is scaled by its full range.
+    `caption_column` names the column (of the metadata file, the parquet file, the hub data set, or the WebDataset's
+    json) that holds each image's caption or list of attributes, which become its `tokens`; no value is no tokens.
 
     An unreadable file is left out and named in `skipped`. Raises UserError where more than 1 % is unreadable, for
-    an image above `max_pixels`, a missing or empty collection, and an unknown split or class.
+    an image above `max_pixels`, a missing or empty collection, and an unknown split, class or column.
     """
     form = PixelForm(_checked_size(resolution), _checked_channels(channels), upscale, crop, max_pixels)
-    splits = _splits(name_or_path)
-    source = _pick(splits, split, name_or_path)()
+    opened = open_split(name_or_path, split, classes)
+    tokens = None if caption_column is None else opened.tokens(caption_column)
+    decoded = opened.source.pixels(opened.positions, form)
+    return LabelledImages(
+        images=decoded.images,
+        labels=torch.from_numpy(opened.labels[decoded.kept]),
+        label_names=opened.label_names,
+        name=str(name_or_path),
+        skipped=tuple(name for name, _ in decoded.failures),
+        notes=(*opened.notes, *skip_notes(decoded.failures)),
+        file_names=opened.source.file_names(opened.positions[decoded.kept]),
+        tokens=None if tokens is None else tuple(tokens[i] for i in decoded.kept),
+    )
+
+
+class OpenSplit(NamedTuple):
+    """A split of which no image is read yet: what to take of its source, and what is known of it."""
+
+    source: ImageSource
+    positions: Positions  # in the source, increasing
+    labels: Positions  # class numbers at these positions; -1: unlabelled
+    label_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def tokens(self, caption_column: str) -> tuple[tuple[str, ...], ...]:
+        """The tokens of each image's caption; UserError for an unknown column, or one that holds no texts."""
+        return tuple(map(tokenize, self.source.column(caption_column, self.positions)))
+
+
+def open_split(name_or_path: str | Path, split: str = "train", classes: Sequence[str] | None = None) -> OpenSplit:
+    """Find the images and labels of one split; names and errors are those of `load_images`, which reads them too."""
+    source = _pick(_splits(name_or_path), split, name_or_path)()
     positions, labels, label_names = _choose(source, classes)
     if len(positions) == 0:
         wanted = f" of the classes {', '.join(classes)}" if classes else ""
         raise UserError(f"{name_or_path} holds no images{wanted} in its split {split!r}.")
-    decoded = source.pixels(positions, form)
-    kept = positions[decoded.kept]
-    return LabelledImages(
-        images=decoded.images,
-        labels=torch.from_numpy(labels[decoded.kept]),
-        label_names=label_names,
-        name=str(name_or_path),
-        skipped=tuple(name for name, _ in decoded.failures),
-        notes=(*source.notes, *_sibling_notes(name_or_path, split), *_skip_notes(decoded)),
-        file_names=source.file_names(kept),
-    )
+    notes = (*source.notes, *_sibling_notes(name_or_path, split))
+    return OpenSplit(source, positions, labels, label_names, notes)
 
 
 def available_splits(name_or_path: str | Path) -> list[str]:
@@ -257,8 +285,9 @@ def _sibling_notes(name_or_path: str | Path, split: str) -> list[str]:
     return [f"{file} is the {own} split: the {split} images are those of the file beside it."]
 
 
-def _skip_notes(decoded: Decoded) -> list[str]:
-    if not decoded.failures:
+def skip_notes(failures: Sequence[tuple[str, str]]) -> list[str]:
+    """What the user must know of images that could not be read, given the name of each and why."""
+    if not failures:
         return []
-    first = "; ".join(f"{name} ({reason})" for name, reason in decoded.failures[:3])
-    return [f"{len(decoded.failures)} unreadable images are left out: {first}."]
+    first = "; ".join(f"{name} ({reason})" for name, reason in failures[:3])
+    return [f"{len(failures)} unreadable images are left out: {first}."]

@@ -44,16 +44,16 @@ def decode_images(items: Callable[[], Iterable[tuple[str, Encoded]]], count: int
     failures: list[tuple[str, str]] = []
     kept = []
     stack = _Stack(count)
-    with _pixel_limit(form.max_pixels), _progress(count) as progress:
+    with pixel_limit(form.max_pixels), _progress(count) as progress:
         form = _without_enlarging(items, form)
         for position, (name, outcome) in enumerate(_in_threads(items(), partial(decode_image, form=form))):
             progress.update()
             if isinstance(outcome, Exception):
-                failures.append((name, _reason(outcome)))
+                failures.append((name, reason_of(outcome)))
             else:
                 stack.add(outcome)
                 kept.append(position)
-    _tolerate(failures, count)
+    tolerate(failures, count)
     return Decoded(stack.result(), np.array(kept, dtype=np.int64), failures)
 
 
@@ -69,13 +69,13 @@ def _without_enlarging(items: Callable[[], Iterable[tuple[str, Encoded]]], form:
     return replace(form, size=without_enlarging(form.size, sizes))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _tolerate(failures: list[tuple[str, str]], count: int) -> None:
+def tolerate(failures: list[tuple[str, str]], count: int) -> None:
     if len(failures) > TOLERATED_FAILURES * count:
         first = "; ".join(f"{name} ({reason})" for name, reason in failures[:3])
         raise UserError(
@@ -85,7 +85,7 @@ def _tolerate(failures: list[tuple[str, str]], count: int) -> None:
 
 
 @contextmanager
-def _pixel_limit(max_pixels: int) -> Iterator[None]:
+def pixel_limit(max_pixels: int) -> Iterator[None]:
     """Pillow's own limit is process-wide: raise it, for one load only, where the caller allows more."""
     before = Image.MAX_IMAGE_PIXELS
     if before is not None:
@@ -106,7 +106,7 @@ def _in_threads(
     """
 
     def attempt(chunk: list[tuple[str, Encoded]]) -> list[tuple[str, Outcome | Exception]]:
-        return [(name, _outcome(work, encoded, name)) for name, encoded in chunk]
+        return [(name, outcome_of(work, encoded, name)) for name, encoded in chunk]
 
     workers = torch.get_num_threads()
     pending: deque[Future[list[tuple[str, Outcome | Exception]]]] = deque()
@@ -119,7 +119,7 @@ def _in_threads(
             yield from pending.popleft().result()
 
 
-def _outcome(work: Callable[[Encoded, str], Outcome], encoded: Encoded, name: str) -> Outcome | Exception:
+def outcome_of(work: Callable[[Encoded, str], Outcome], encoded: Encoded, name: str) -> Outcome | Exception:
     try:
         return work(encoded, name)
     except UserError:

@@ -18,7 +18,9 @@ from workbench.image_sources import (
     Positions,
     Splits,
     as_label,
+    column_of,
     natural,
+    no_columns,
     number_labels,
     number_or_name,
 )
@@ -106,7 +108,8 @@ def _open(
 
     strays = _strays(images, folders[split], files) if not metadata else 0
     notes = (f"{strays} images outside the class folders of {root} are left out.",) if strays else ()
-    return EncodedImages([file.as_posix() for file in files], labels, label_names, read, notes)
+    read_column = partial(_column, root, metadata, folders[split])
+    return EncodedImages([file.as_posix() for file in files], labels, label_names, read, notes, read_column)
 
 
 def _strays(images: Sequence[Path], folder: Path, files: Sequence[Path]) -> int:
@@ -149,14 +152,36 @@ def _rows(
 def _metadata_rows(root: Path, file: Path, declared: Sequence[str] | None) -> list[LabelledFile]:
     rows = []
     for number, record in enumerate(_records(root / file), start=1):
-        name = record.get("file_name") or record.get("image_file_name")
-        if not isinstance(name, str):
-            raise UserError(f"Row {number} of {root / file} has no file_name: each row names its image.")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"Row {number} of {root / file} names {name}: name files inside the data set only.")
-        label = as_label(record.get("label"), record.get("label_name"), declared)
-        rows.append(LabelledFile(file.parent / name, label))
+        image = file.parent / _image_name(record, f"Row {number} of {root / file}")
+        rows.append(LabelledFile(image, as_label(record.get("label"), record.get("label_name"), declared)))
     return rows
+
+
+def _image_name(record: dict[str, object], row: str) -> str:
+    name = record.get("file_name") or record.get("image_file_name")
+    if not isinstance(name, str):
+        raise UserError(f"{row} has no file_name: each row names its image.")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{row} names {name}: name files inside the data set only.")
+    return name
+
+
+def _column(root: Path, metadata: dict[Path, Path], folder: Path, name: str) -> Sequence[object]:
+    """One column of the metadata file that lists a split, in the order of its images."""
+    file = metadata.get(folder) or metadata.get(Path())
+    if file is None:
+        return no_columns(name)
+    records = _records(root / file)
+    _check_csv(records, root / file)
+    cells = column_of(records, name, str(root / file))
+    images = (file.parent / _image_name(record, str(root / file)) for record in records)
+    return [cell for image, cell in zip(images, cells, strict=True) if image.is_relative_to(folder)]
+
+
+def _check_csv(records: Sequence[dict[str, object]], file: Path) -> None:
+    for number, record in enumerate(records, start=1):
+        if None in record:  # where csv puts the values beyond the last column
+            raise UserError(f"Row {number} of {file} has too many values: put texts that hold commas in quotes.")
 
 
 def _records(file: Path) -> list[dict[str, object]]:
@@ -175,7 +200,9 @@ def _records(file: Path) -> list[dict[str, object]]:
 
 
 def _numbered(record: dict[str, str]) -> dict[str, object]:
-    return {**record, "label": number_or_name(record.get("label") or "")}
+    if "label" not in record:
+        return dict(record)
+    return {**record, "label": number_or_name(record["label"] or "")}
 
 
 def _record(line: str, number: int, file: Path) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What every kind of image collection offers: a labelled, still undecoded sequence of images per split."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,14 @@ Positions = Int[np.ndarray, " n"]
 Label = tuple[int, str] | None  # the number that orders the class, and its name; None: unlabelled
 
 
+def no_columns(name: str) -> Sequence[object]:
+    """Raise the UserError of a collection that has nothing but images and labels."""
+    raise UserError(
+        f"These images have no columns, so none is called {name!r}: list file_name, label and {name} of each "
+        "in a metadata.jsonl, or give a data set that has captions."
+    )
+
+
 @dataclass(frozen=True)
 class EncodedImages:
     """The images of one split in files or shards; `read` yields those at the increasing positions asked for."""
@@ -38,6 +46,7 @@ class EncodedImages:
     label_names: tuple[str, ...]
     read: Callable[[Positions], Iterable[Encoded]]
     notes: tuple[str, ...] = ()
+    read_column: Callable[[str], Sequence[object]] = no_columns  # a further column, None where an image has no value
 
     def pixels(self, positions: Positions, form: PixelForm) -> Decoded:
         """Decode the images at increasing positions."""
@@ -50,6 +59,11 @@ class EncodedImages:
     def file_names(self, positions: Positions) -> tuple[str, ...]:
         """What a person finds the images by."""
         return tuple(self.names[i] for i in positions)
+
+    def column(self, name: str, positions: Positions) -> list[object]:
+        """The values of a further column, None where there is none; a column nobody knows raises UserError."""
+        cells = self.read_column(name)
+        return [cells[i] for i in positions]
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,31 @@ class ArrayImages:
         """An array has none."""
         return None
 
+    def column(self, name: str, positions: Positions) -> list[object]:
+        """Raises UserError: an array has none."""
+        return list(no_columns(name))
+
 
 ImageSource = EncodedImages | ArrayImages
 Splits = dict[str, Callable[[], ImageSource]]  # what opens each split
+
+
+def require_column(name: str, columns: Iterable[str], origin: str) -> None:
+    """Raise UserError unless a table has the column."""
+    columns = list(columns)
+    if name not in columns:
+        raise UserError(f"{origin} has no column {name!r}: its columns are {', '.join(columns) or 'none at all'}.")
+
+
+def column_of(records: Iterable[Mapping[str, object]], name: str, origin: str) -> list[object]:
+    """One column of a table given row by row, None where a row has no value; UserError where no row has one."""
+    columns: dict[str, None] = {}
+    cells = []
+    for record in records:
+        columns.update(dict.fromkeys(record))
+        cells.append(record.get(name))
+    require_column(name, columns, origin)
+    return cells
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

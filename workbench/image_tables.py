@@ -20,6 +20,7 @@ from workbench.image_sources import (
     Splits,
     as_label,
     number_labels,
+    require_column,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def _open_parquet(root: Path, by_split: dict[str, list[Path]], split: str) -> En
 
     labels, label_names = number_labels(labels_of, split, by_split, declared)
     names = [name for file in files for name in _parquet_names(file)]
-    return EncodedImages(names, labels, label_names, partial(_read_parquet, files))
+    return EncodedImages(
+        names, labels, label_names, partial(_read_parquet, files), read_column=partial(_parquet_column, files)
+    )
 
 
 @contextmanager
@@ -131,6 +134,16 @@ def _parquet_labels(file: Path, declared: Sequence[str] | None) -> list[Label]:
             return [None] * table.metadata.num_rows
         values = table.read(columns=[column]).column(column).to_pylist()
     return [as_label(value, declared=declared) for value in values]
+
+
+def _parquet_column(files: Sequence[Path], name: str) -> list[object]:
+    cells: list[object] = []
+    for file in files:
+        image = _parquet_columns(file).image
+        with _parquet(file) as table:
+            require_column(name, (column for column in table.schema_arrow.names if column != image), str(file))
+            cells += table.read(columns=[name]).column(name).to_pylist()
+    return cells
 
 
 def _parquet_names(file: Path) -> list[str]:
@@ -194,8 +207,14 @@ def _open_hub(loaded: Any, split: str, name: str) -> EncodedImages:
     def labels_of(of_split: str) -> list[Label]:
         if columns.label is None:
             return [None] * len(loaded[of_split])
-        values = column(of_split, columns.label)[:].column(0).to_pylist()
-        return [as_label(value, declared=columns.declared) for value in values]
+        return [as_label(value, declared=columns.declared) for value in values(of_split, columns.label)]
+
+    def values(of_split: str, which: str) -> list[Any]:
+        return column(of_split, which)[:].column(0).to_pylist()
+
+    def read_column(which: str) -> list[object]:
+        require_column(which, (other for other in loaded[split].column_names if other != columns.image), name)
+        return values(split, which)
 
     def read(positions: Positions) -> Iterator[Encoded]:
         tables = column(split, columns.image).iter(batch_size=256)
@@ -203,4 +222,4 @@ def _open_hub(loaded: Any, split: str, name: str) -> EncodedImages:
 
     labels, label_names = number_labels(labels_of, split, loaded, columns.declared)
     names = [f"{split}[{row}]" for row in range(len(labels))]
-    return EncodedImages(names, labels, label_names, read)
+    return EncodedImages(names, labels, label_names, read, read_column=read_column)

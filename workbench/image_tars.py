@@ -2,26 +2,42 @@
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from workbench.errors import UserError
 from workbench.image_files import EXTENSIONS
 from workbench.image_folders import declared_classes
-from workbench.image_sources import EncodedImages, Label, Positions, Splits, as_label, number_labels, number_or_name
+from workbench.image_sources import (
+    EncodedImages,
+    Label,
+    Positions,
+    Splits,
+    as_label,
+    column_of,
+    number_labels,
+    number_or_name,
+)
+
+
+class Place(NamedTuple):
+    """Where a file lies in a shard."""
+
+    offset: int
+    size: int
 
 
 class Sample(NamedTuple):
-    """Where one image lies in a shard, and its label."""
+    """One image of a shard, the json beside it, and its label."""
 
     name: str
     shard: Path
-    offset: int
-    size: int
+    image: Place
+    record: Place | None
     label: Label
 
 
@@ -41,7 +57,8 @@ def _open_tars(root: Path, by_split: dict[str, list[Path]], split: str) -> Encod
     labels, label_names = number_labels(
         lambda name: [sample.label for sample in samples(name)], split, by_split, declared
     )
-    return EncodedImages([sample.name for sample in own], labels, label_names, partial(_read, own))
+    names = [sample.name for sample in own]
+    return EncodedImages(names, labels, label_names, partial(_read, own), read_column=partial(_column, own, str(root)))
 
 
 def _samples(shard: Path, declared: Sequence[str] | None) -> Iterator[Sample]:
@@ -53,10 +70,14 @@ def _samples(shard: Path, declared: Sequence[str] | None) -> Iterator[Sample]:
                 parts = {_key(member.name)[1].lower(): member for member in group}
                 image = next((part for ending, part in parts.items() if ending in EXTENSIONS), None)
                 if image is not None:
-                    label = _label(archive, parts, declared)
-                    yield Sample(image.name, shard, image.offset_data, image.size, label)
+                    record = _place(parts[".json"]) if ".json" in parts else None
+                    yield Sample(image.name, shard, _place(image), record, _label(archive, parts, declared))
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{shard} cannot be read as an uncompressed tar file: {error}.") from error
+
+
+def _place(member: tarfile.TarInfo) -> Place:
+    return Place(member.offset_data, member.size)
 
 
 def _key(member: str) -> tuple[str, str]:
@@ -86,9 +107,19 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _read(samples: Sequence[Sample], positions: Positions) -> Iterator[bytes]:
-    chosen = (samples[i] for i in positions)
-    for shard, group in groupby(chosen, key=attrgetter("shard")):
+    yield from _contents((samples[i].shard, samples[i].image) for i in positions)
+
+
+def _contents(places: Iterable[tuple[Path, Place | None]]) -> Iterator[bytes]:
+    """The files at these places, nothing where there is none; each run of one shard opens it once."""
+    for shard, group in groupby(places, key=itemgetter(0)):
         with shard.open("rb") as file:
-            for sample in group:
-                file.seek(sample.offset)
-                yield file.read(sample.size)
+            for _, place in group:
+                file.seek(place.offset if place else 0)
+                yield file.read(place.size if place else 0)
+
+
+def _column(samples: Sequence[Sample], origin: str, name: str) -> list[object]:
+    """One column of the json members."""
+    records = (json.loads(content or b"{}") for content in _contents((s.shard, s.record) for s in samples))
+    return column_of((record if isinstance(record, dict) else {} for record in records), name, origin)

@@ -34,8 +34,8 @@ class Recipe(ABC):
         """Move the training data to where the model is, if that pays."""
 
     @abstractmethod
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """All random numbers of a step; the first axis of each tensor counts the samples of the global batch."""
+    def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
+        """All random numbers of a step (from 1); each tensor's first axis counts the samples of the global batch."""
 
     @abstractmethod
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from workbench.files import make_folder, publish_folder, write_atomic
 FREE = {
     "output_dir", "overwrite", "dry_run", "device", "checkpointing_steps", "checkpoints_total_limit",
     "resume_from_checkpoint", "validation_steps", "logging_steps", "report_to", "max_nonfinite_steps",
-    "train_batch_size", "gradient_accumulation_steps",
+    "train_batch_size", "gradient_accumulation_steps", "latent_cache",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ asked for. Letters: n scenes, h rows, w columns, d kinds of distractor object.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,23 @@ class Scenes:
     def as_labelled_images(self) -> LabelledImages:
         """The images and labels alone, as any stage takes them."""
         return LabelledImages(self.images, self.labels, self.label_names, self.name)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `records.DatasetWriter` writes beside each image: label, caption, background, attributes and mask.
+
+        `attributes` names what else than the object is seen: the background and the distractors.
+        """
+        backgrounds = [self.background_names[number] for number in self.backgrounds]
+        return [
+            {
+                "label": self.labels[scene],
+                "caption": self.captions[scene],
+                "background": background,
+                "attributes": [background, *self.distractors[scene]],
+                "mask": self.masks[scene],
+            }
+            for scene, background in enumerate(backgrounds)
+        ]
 
 
 def _join(parts: Sequence[Scenes]) -> Scenes:

@@ -65,9 +65,9 @@ class Training:
         """
         with user_errors_for_disk(self.folder.path), StopRequest() as self.stop:
             self._open()
+            self._build()
             for note in self.recipe.notes:
                 self._say(f"note: {note}")
-            self._build()
             self._run(self._resume())
             self._publish()
         return self.folder.result
@@ -175,7 +175,7 @@ class Training:
         """One update; returns its figures on this process, whether it was finite, and a signal to stop or 0."""
         indices = global_batch(self.recipe.num_examples, self.batch_size, self.config.seed, step)
         draws = self.recipe.draw(
-            self.batch_size, seeds.generator(self.config.seed, STEP, step, device=self.accelerator.device)
+            self.batch_size, seeds.generator(self.config.seed, STEP, step, device=self.accelerator.device), step
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.lr_factor(step - 1)

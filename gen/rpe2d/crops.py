@@ -24,6 +24,12 @@ def draw_boxes(
     return torch.stack([top * (1 - side), left * (1 - side), side, side], dim=-1)
 
 
+def closest_crop(stored: tuple[int, int], size: tuple[int, int], max_scale: float, max_upsampling: float) -> float:
+    """The largest scale of a crop of `size` (height, width) that magnifies the `stored` pixels no more than allowed."""
+    spare = min(have / wanted for have, wanted in zip(stored, size, strict=True))
+    return max(1.0, min(max_scale, max_upsampling * spare))
+
+
 def flip_boxes(boxes: Float[Tensor, "b 4"], flip: Bool[Tensor, " b"]) -> Float[Tensor, "b 4"]:
     """The boxes of the same crops in horizontally mirrored images."""
     top, left, height, width = boxes.unbind(-1)

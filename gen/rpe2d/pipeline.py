@@ -4,23 +4,40 @@ pipe = RPE2DPipeline.from_pretrained("runs/NAME/pipeline")
 images = pipe(class_labels=["bag", "coat"], height=48, width=32, guidance_scale=1.5).images
 """
 
+import difflib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gen.rpe2d.positions import PositionMode, inference_positions
+from gen.latents import compression_factor, decode
+from gen.rpe2d.extrapolation import Extrapolation, Placement
+from gen.rpe2d.placement import (
+    AttentionScale,
+    Generators,
+    TimestepShift,
+    attention_factor,
+    check_mode,
+    place,
+    timestep_factor,
+)  # fmt: skip
+from gen.rpe2d.positions import PositionMode
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
 from workbench.files import write_atomic
+from workbench.tokens import token_ids, tokenize
+
+Labels = int | str | Sequence[int | str] | None
+Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 # What lets `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` open our folders too.
 REMOTE_DOOR = '''"""Opens this folder through diffusers' generic door; needs the `workbench` package."""
@@ -38,16 +55,68 @@ def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="exponential")
 
 
+@dataclass(frozen=True)
+class Condition:
+    """What a whole trajectory is asked for; the same for the conditional and the unconditional half of a batch."""
+
+    labels: Int64[Tensor, " b"]
+    tokens: Int64[Tensor, "b t"]
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    placement: Placement
+    logit_scale: float
+
+    def guides(self, sigma: float) -> bool:
+        """Whether guidance is on at this noise level."""
+        low, high = self.guidance_interval
+        return self.guidance_scale != 1 and low <= sigma <= high
+
+    def with_unconditional(self, null: int) -> "Condition":
+        """The batch twice: as it is, then without labels and tokens."""
+        labels = torch.cat([self.labels, torch.full_like(self.labels, null)])
+        tokens = torch.cat([self.tokens, torch.full_like(self.tokens, -1)])
+        rows, columns = (p.repeat(2, 1) if p.ndim == 2 else p for p in (self.placement.rows, self.placement.columns))
+        return replace(
+            self, labels=labels, tokens=tokens, placement=replace(self.placement, rows=rows, columns=columns)
+        )
+
+
 class RPE2DPipeline(DiffusionPipeline):
     """Generates images of any size made of whole patches, up to the model's trained positions."""
 
-    model_cpu_offload_seq = "transformer"
+    model_cpu_offload_seq = "transformer->vae"
+    _optional_components = ["vae"]
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, transformer: RPE2DTransformer2DModel, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    def __init__(
+        self,
+        transformer: RPE2DTransformer2DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae: ModelMixin | None = None,
+    ) -> None:
         super().__init__()
-        self.register_modules(transformer=transformer, scheduler=scheduler)
+        self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels along each side of one element of the latents; 1 without a VAE."""
+        return compression_factor(self.vae) if self.vae is not None else 1
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Height and width in pixels of a training image."""
+        height, width = self.transformer.config.sample_size
+        return height * self.scale_factor, width * self.scale_factor
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image. Raises UserError when the size is not made of whole patches."""
+        patch = self.transformer.config.patch_size * self.scale_factor
+        if height % patch or width % patch or min(height, width) < patch:
+            raise UserError(
+                f"{height}x{width} pixels is not made of whole {patch}-pixel patches; give multiples of {patch}"
+            )
+        return height // patch, width // patch
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -80,14 +149,16 @@ class RPE2DPipeline(DiffusionPipeline):
         width: int | None = None,
         num_inference_steps: int = 25,
         guidance_scale: float = 1.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         num_images: int = 1,
-        position_mode: PositionMode | None = None,
-        attention_scale: float | Literal["auto"] | None = "auto",
-        timestep_shift: float | Literal["auto"] | None = "auto",
+        position_mode: PositionMode | Extrapolation | None = None,
+        attention_scale: AttentionScale = "auto",
+        timestep_shift: TimestepShift = "auto",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        prompt: str | Sequence[str | Sequence[str]] | None = None,
         latents: Float[Tensor, "b c h w"] | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
-        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        callback_on_step_end: Callback | None = None,
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
@@ -99,57 +170,105 @@ class RPE2DPipeline(DiffusionPipeline):
             guidance_scale: classifier-free guidance; 1 is off.
             generator: one for all images, or one per image.
             num_images: how many, where `class_labels` is None or a single label.
-            position_mode: how the grid is placed, see `positions.py`; the model's own by default.
-            attention_scale: factor on attention logits. auto: sqrt(ln N' / ln N) for more tokens than in training,
-                else 1 [entropy argument of Jin et al. 2023, arXiv 2306.08645].
-            timestep_shift: sigma' = s sigma / (1 + (s - 1) sigma). auto: s = sqrt(N' / N) [SD3, arXiv 2403.03206].
-            latents: starting noise of shape (b, c, height, width), instead of drawing it.
-            output_type: pil, np (b, h, w, c in [0, 1]), pt (b, c, h, w in [0, 1]) or latent (b, c, h, w in [-1, 1]).
+            position_mode: how the grid is placed, see `positions.py`, or a rule of `extrapolation.py`; by default the
+                model's own.
+            attention_scale, timestep_shift: what another size than the training size asks for, see `placement.py`.
+            guidance_interval: noise levels, from 0 to 1, where guidance is on (arXiv 2404.07724); outside it an image
+                costs one call a step.
+            prompt: attribute tokens, as one text for all images or one for each.
+            latents: starting noise of shape (b, c, height, width), instead of drawing it; in latents with a VAE.
+            output_type: pil, np (b, h, w, c in [0, 1]), pt (b, c, h, w in [0, 1]) or latent.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}); may return new latents.
             return_dict: a bare tuple when False.
 
         Raises:
-            UserError: an unknown label, a size the model cannot make, no steps, or too few or many generators.
+            UserError: an unknown label or token, a size the model cannot make, no steps, or too few or many generators.
         """
-        config = self.transformer.config
-        height, width = height or config.sample_size[0], width or config.sample_size[1]
-        grid = self.transformer.grid(height, width)
-        labels = self.label_ids(class_labels, num_images)
-        if num_inference_steps < 1:
-            raise UserError(f"num_inference_steps is {num_inference_steps}; give 1 or more")
-        if isinstance(generator, list) and len(generator) != len(labels):
-            raise UserError(f"{len(generator)} generators for {len(labels)} images; give one for all or one per image")
-        device, dtype = self._execution_device, self.transformer.dtype
+        grid, labels, tokens = self._checked(class_labels, prompt, num_images, height, width, num_inference_steps)
+        latents = self._noise(grid, len(labels), generator, latents)
+        mode = position_mode or self.transformer.config.inference_positions
+        check_mode(self.transformer, mode, grid)
+        if not ((labels != self.transformer.config.num_classes).any() or (tokens >= 0).any()):
+            guidance_scale = 1.0  # there is nothing to guide to
+        condition = Condition(
+            labels.to(latents.device), tokens.to(latents.device), guidance_scale, guidance_interval,
+            place(self.transformer, mode, grid, generator, len(labels)),
+            attention_factor(attention_scale, self.transformer, grid),
+        )  # fmt: skip
 
-        # 1. Noise, positions, and what a size other than the training size asks for
-        shape = (len(labels), config.in_channels, height, width)
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        elif latents.shape != shape:
-            raise UserError(f"latents have shape {tuple(latents.shape)}; give {shape}")
-        latents = latents.to(device, dtype)
-        positions = self._positions(grid, position_mode or config.inference_positions, generator, len(labels))
-        logit_scale, shift = self.size_adjustment(grid[0] * grid[1], attention_scale, timestep_shift)
-
-        # 2. Euler steps from noise to image
+        shift = timestep_factor(timestep_shift, self.transformer, grid)
         sigmas = torch.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
-        self.scheduler.set_timesteps(sigmas=sigmas, mu=math.log(shift), device=device)
-        labels = labels.to(device)
+        self.scheduler.set_timesteps(sigmas=sigmas, mu=math.log(shift), device=latents.device)
+        levels = self.scheduler.sigmas.tolist()  # a copy on the host: no step waits for the device
         with self.progress_bar(total=num_inference_steps) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                velocity = self._velocity(latents, timestep, labels, guidance_scale, positions, logit_scale)
+                if mode.startswith("dype"):
+                    placement = place(self.transformer, mode, grid, sigma=levels[step])
+                    condition = replace(condition, placement=placement)
+                velocity = self._velocity(latents, timestep, levels[step], condition)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(self, step, timestep, {"latents": latents})
                     latents = changed.get("latents", latents) if changed else latents
                 bar.update()
 
-        # 3. Pictures
-        images = latents
-        if output_type != "latent":
-            images = self.image_processor.postprocess(latents.float(), output_type=output_type)
+        images = self._pictures(latents, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _checked(
+        self, class_labels: Labels, prompt: Any, num_images: int, height: int | None, width: int | None, steps: int
+    ) -> tuple[tuple[int, int], Int64[Tensor, " b"], Int64[Tensor, "b t"]]:
+        """The grid of patches, the label ids and the token ids that were asked for."""
+        grid = self.grid(height or self.native_size[0], width or self.native_size[1])
+        if steps < 1:
+            raise UserError(f"num_inference_steps is {steps}; give 1 or more")
+        labels = self.label_ids(class_labels, num_images)
+        return grid, labels, self.token_ids(prompt, len(labels))
+
+    def _noise(
+        self, grid: tuple[int, int], count: int, generator: Generators, latents: Tensor | None
+    ) -> Float[Tensor, "b c h w"]:
+        """The starting noise: drawn, or the given one where it fits."""
+        if isinstance(generator, list) and len(generator) != count:
+            raise UserError(f"{len(generator)} generators for {count} images; give one for all or one per image")
+        config, device, dtype = self.transformer.config, self._execution_device, self.transformer.dtype
+        shape = (count, config.in_channels, *(side * config.patch_size for side in grid))
+        if latents is None:
+            return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        if latents.shape != shape:
+            raise UserError(f"latents have shape {tuple(latents.shape)}; give {shape}")
+        return latents.to(device, dtype)
+
+    def _velocity(
+        self, latents: Tensor, timestep: Tensor, sigma: float, condition: "Condition"
+    ) -> Float[Tensor, "b c h w"]:
+        """The flow's velocity, guided away from the unconditional one: v_u + g (v_c - v_u), both in one batch."""
+        null = self.transformer.config.num_classes
+        guided = condition.guides(sigma)
+        if guided:
+            latents, condition = latents.repeat(2, 1, 1, 1), condition.with_unconditional(null)
+        placement = condition.placement
+        velocity = self.transformer(
+            latents,
+            timestep.expand(1),
+            condition.labels,
+            position_ids=(placement.rows, placement.columns),
+            attention_scale=condition.logit_scale * placement.logit_scale,
+            token_ids=condition.tokens,
+            frequencies=placement.frequencies,
+            return_dict=False,
+        )[0]
+        if not guided:
+            return velocity
+        conditional, unconditional = velocity.chunk(2)
+        return unconditional + condition.guidance_scale * (conditional - unconditional)
+
+    def _pictures(self, latents: Tensor, output_type: str) -> Any:
+        if output_type == "latent":
+            return latents
+        images = latents if self.vae is None else decode(self.vae, latents)
+        return self.image_processor.postprocess(images.float(), output_type=output_type)
 
     def label_ids(
         self, class_labels: int | str | Sequence[int | str] | None, num_images: int = 1
@@ -169,52 +288,15 @@ class RPE2DPipeline(DiffusionPipeline):
                 raise UserError(f"unknown label {label!r}; choose from: {allowed}")
         return torch.tensor(ids)
 
-    def _positions(
-        self,
-        grid: tuple[int, int],
-        mode: PositionMode,
-        generator: torch.Generator | list[torch.Generator] | None,
-        batch_size: int,
-    ) -> tuple[Int64[Tensor, "*b h"], Int64[Tensor, "*b w"]]:
-        """Row and column positions: one set for all images, or, where they are drawn, one set for each."""
-        maximum = tuple(self.transformer.config.max_positions)
-        if mode != "random":
-            return inference_positions(grid, maximum, mode)
-        generators = generator if isinstance(generator, list) else [generator] * batch_size
-        drawn = [inference_positions(grid, maximum, mode, one) for one in generators]
-        return torch.stack([rows for rows, _ in drawn]), torch.stack([columns for _, columns in drawn])
-
-    def size_adjustment(
-        self, tokens: int, attention_scale: float | str | None, timestep_shift: float | str | None
-    ) -> tuple[float, float]:
-        """Factors on attention logits and timesteps for an image of `tokens` patches; (1, 1) at the training size."""
-        native = self.transformer.native_tokens
-        if attention_scale == "auto":
-            attention_scale = math.sqrt(math.log(tokens) / math.log(native)) if tokens > native > 1 else 1.0
-        if timestep_shift == "auto":
-            timestep_shift = math.sqrt(tokens / native)
-        return float(attention_scale or 1.0), float(timestep_shift or 1.0)
-
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        labels: Tensor,
-        guidance_scale: float,
-        positions: tuple[Tensor, Tensor],
-        scale: float,
-    ) -> Float[Tensor, "b c h w"]:
-        """The flow's velocity, guided away from the unlabelled one: v_u + g (v_c - v_u), both halves in one batch."""
-        null = self.transformer.config.num_classes
-        guided = guidance_scale != 1 and bool((labels != null).any())
-        if guided:
-            latents, labels = latents.repeat(2, 1, 1, 1), torch.cat([labels, torch.full_like(labels, null)])
-            rows, columns = (p.repeat(2, 1) if p.ndim == 2 else p for p in positions)
-            positions = (rows, columns)
-        velocity = self.transformer(
-            latents, timestep.expand(1), labels, position_ids=positions, attention_scale=scale, return_dict=False
-        )[0]
-        if not guided:
-            return velocity
-        conditional, unconditional = velocity.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
+    def token_ids(self, prompt: str | Sequence[str | Sequence[str]] | None, count: int) -> Int64[Tensor, "b t"]:
+        """Ids of each image's attribute tokens, -1 where it has fewer. Raises UserError for an unknown token."""
+        names = list(self.transformer.config.token_names or ())
+        prompts = [prompt] * count if prompt is None or isinstance(prompt, str) else prompt
+        if len(prompts) != count:
+            raise UserError(f"{len(prompts)} prompts for {count} images; give one for all or one per image")
+        token_lists = [tokenize(one) if one else () for one in prompts]
+        for token in dict.fromkeys(token for tokens in token_lists for token in tokens if token not in names):
+            near = difflib.get_close_matches(token, names, n=3) or names[:10]
+            known = f"known are, for example: {', '.join(near)}" if names else "this model was trained without captions"
+            raise UserError(f"unknown token {token!r} in the prompt; {known}")
+        return token_ids(token_lists, names)

@@ -1,4 +1,4 @@
-"""Positions of the patches on the grid, at training and at inference, and their rotary encoding.
+"""Positions of the patches on the grid, at training and at inference.
 
 Training draws an ordered random subset of a range that is larger than the training grid, independently per axis and
 per sample, so that every position a larger grid needs has been trained [Hou et al. 2025, arXiv 2503.18719; ordered
@@ -8,7 +8,7 @@ subsets: Ruoss et al. 2023, arXiv 2305.16843]. Inference places the grid determi
 from typing import Literal
 
 import torch
-from jaxtyping import Complex64, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from workbench.errors import UserError
@@ -25,6 +25,24 @@ def sample_positions(
     """
     check_range(length, max_positions)
     scores = torch.rand(batch_size, max_positions, generator=generator, device=generator.device)
+    return scores.topk(length, dim=-1).indices.sort(dim=-1).values
+
+
+def crop_aligned_positions(
+    start: Float[Tensor, " b"], extent: Float[Tensor, " b"], length: int, max_positions: int, generator: torch.Generator
+) -> Int64[Tensor, "b n"]:
+    """Draw each sample's positions inside its crop's part of the range, as a fraction of the whole image.
+
+    A patch of a close crop then has the spacing that patches of a large image have. The part is widened around its
+    middle to `length` positions where it has fewer. An experiment of this project, not of the paper.
+    """
+    check_range(length, max_positions)
+    width = (extent * max_positions).round().clamp(length, max_positions)
+    first = ((start + extent / 2) * max_positions - width / 2).round()
+    first = torch.minimum(first.clamp(min=0), max_positions - width)[:, None]
+    slots = torch.arange(max_positions, device=start.device)
+    scores = torch.rand(len(start), max_positions, generator=generator, device=generator.device)
+    scores = scores.masked_fill((slots < first) | (slots >= first + width[:, None]), -1)
     return scores.topk(length, dim=-1).indices.sort(dim=-1).values
 
 
@@ -75,26 +93,3 @@ def _centered(length: int, max_positions: int, gap: float) -> Int64[Tensor, " n"
     start = (max_positions - 1 - (length - 1) * gap) / 2
     positions = start + gap * torch.arange(length, dtype=torch.float64)
     return (positions + 0.5 - 1e-9).floor().long()
-
-
-def rotary_table(
-    rows: Int64[Tensor, "*b h"], columns: Int64[Tensor, "*b w"], head_dim: int, theta: float
-) -> Complex64[Tensor, "b 1 n f"]:
-    """Axial 2-D rotary embedding: unit complex numbers of shape (b or 1, 1, h * w, head_dim / 2).
-
-    The first half of them turns with the row, the second with the column: angle = position * theta^(-4k / head_dim)
-    for k < head_dim / 4 [RoFormer, arXiv 2104.09864; axial form: FiT, arXiv 2402.12376].
-    """
-    frequencies = theta ** (-torch.arange(head_dim // 4, device=rows.device, dtype=torch.float32) * 4 / head_dim)
-    row_angles = torch.atleast_2d(rows)[:, :, None, None] * frequencies  # (b, h, 1, f / 2)
-    column_angles = torch.atleast_2d(columns)[:, None, :, None] * frequencies  # (b, 1, w, f / 2)
-    batch, h, w = len(row_angles), row_angles.shape[1], column_angles.shape[2]
-    angles = torch.cat([row_angles.expand(batch, h, w, -1), column_angles.expand(batch, h, w, -1)], dim=-1)
-    angles = angles.reshape(batch, 1, h * w, head_dim // 2)
-    return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(x: Float[Tensor, "b heads n d"], rotary: Complex64[Tensor, "#b 1 n f"]) -> Float[Tensor, "b heads n d"]:
-    """Turn each pair of neighbouring channels of `x` by its token's angle, in fp32: bf16 cannot hold the angles."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)

@@ -1,6 +1,6 @@
 """Training of the RPE-2D transformer by flow matching; `RPE2DRecipe.loss` is the method in a dozen lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from gen.card import write_card
 from gen.rpe2d.config import RPE2DConfig
-from gen.rpe2d.crops import draw_boxes, flip_boxes, resize_and_crop
+from gen.rpe2d.examples import open_examples
+from gen.rpe2d.inheritance import inherit
 from gen.rpe2d.pipeline import RPE2DPipeline, make_scheduler
-from gen.rpe2d.positions import sample_positions
+from gen.rpe2d.positions import crop_aligned_positions, sample_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench import seeds
-from workbench.datasets import LabelledImages, load_images, require_classes
-from workbench.errors import UserError
 from workbench.files import write_atomic
 from workbench.pictures import encode_png, image_grid
 from workbench.recipe import Draws, Recipe
+from workbench.tokens import token_ids, vocabulary
 
 INITIAL, VALIDATION = 2, 3  # streams of randomness
 
@@ -32,74 +32,77 @@ class RPE2DRecipe(Recipe):
     config: RPE2DConfig
     model: RPE2DTransformer2DModel
 
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What a person must know of the data."""
+        return self.examples.notes
+
     def __init__(self, config: RPE2DConfig) -> None:
         config.check()
         self.config = config
-        # Enough pixels for the closest crop, but never more than the sources have.
-        height, width = (round(side * config.crop_max_scale) for side in config.size)
-        self.data = load_images(
-            config.data, "train", (height, width), config.classes, upscale=False, max_pixels=config.max_image_pixels
-        )
-        assert isinstance(self.data.images, Tensor)  # one size was asked for
-        self.images = self.data.images
-        self.labels = self.data.labels.masked_fill(self.data.labels < 0, self.num_classes)
-        self.num_examples, self.notes = len(self.data), self.data.notes
-        self._check_data()
-        self.model = build_transformer(config, self.data)
-
-    def _check_data(self) -> None:
-        if self.data.label_names:
-            known = self.data.labels >= 0
-            require_classes(self.data if known.all() else self.data.select(known))
-        height, width = self.images.shape[-2:]
-        if min(height, width) < self.config.patch_size:
-            raise UserError(
-                f"the images of {self.data.name} are at most {height}x{width} pixels, less than a patch of "
-                f"{self.config.patch_size}; give larger images, or a smaller --patch-size"
-            )
-
-    @property
-    def max_scale(self) -> float:
-        """Closest crop: no more than 1.25 times the source's own pixels."""
-        spare = min(stored / wanted for stored, wanted in zip(self.images.shape[-2:], self.config.size, strict=True))
-        return max(1.0, min(self.config.crop_max_scale, 1.25 * spare))
+        self.examples = open_examples(config)
+        self.label_names = self.examples.label_names
+        token_lists = self.examples.tokens or ((),) * len(self.examples)
+        self.token_names = vocabulary(token_lists, config.max_vocabulary)
+        self.labels = self.examples.labels.masked_fill(self.examples.labels < 0, self.num_classes)
+        self.tokens = token_ids(token_lists, self.token_names, config.max_caption_tokens)
+        self.num_examples = len(self.examples)
+        self.model = build_transformer(config, self.examples.shape, self.label_names, self.token_names)
+        if config.init_from:
+            inherit(self.model, config.init_from)
+        if config.gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
 
     def to(self, device: torch.device) -> None:
-        """Keep the uint8 images beside the model: they are small, and then no step waits for a copy."""
-        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        """Keep what a step needs beside the model."""
+        self.examples.to(device)
+        self.num_examples = len(self.examples)
+        self.labels, self.tokens = self.labels.to(device), self.tokens.to(device)
+        if self.config.compile:
+            self.model.compile_repeated_blocks(fullgraph=True)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+    def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         """Crops, flips, noise, times, hidden labels and positions of one global batch."""
-        config, device = self.config, generator.device
-        boxes = draw_boxes(batch_size, config.crop_probability, self.max_scale, generator)
-        flip, hide = torch.rand(2, batch_size, generator=generator, device=device)
-        shape = (batch_size, self.images.shape[1], *config.size)
-        return {
-            "box": boxes,
-            "flip": (flip < 0.5) & config.random_flip,
-            "hide_label": hide < config.class_dropout_prob,
-            "noise": torch.randn(shape, generator=generator, device=device),
+        device = generator.device
+        draws = self.examples.draw(batch_size, generator)
+        return draws | {
+            "hide_condition": torch.rand(batch_size, generator=generator, device=device)
+            < self.config.class_dropout_prob,
+            "noise": torch.randn(batch_size, *self.examples.shape, generator=generator, device=device),
             "time": torch.randn(batch_size, generator=generator, device=device).sigmoid(),
-            "rows": sample_positions(batch_size, config.grid[0], config.position_range[0], generator),
-            "columns": sample_positions(batch_size, config.grid[1], config.position_range[1], generator),
+            **self._draw_positions(batch_size, draws, generator, step),
         }
+
+    def _draw_positions(self, batch_size: int, draws: Draws, generator: torch.Generator, step: int) -> Draws:
+        """Row and column positions: anywhere in the range or, as an experiment, in the crop's part of it."""
+        over = self.config.position_annealing_steps
+        positions = {}
+        axes = zip(("rows", "columns"), self.model.native_grid, self.config.position_range, strict=True)
+        for axis, (name, length, maximum) in enumerate(axes):
+            maximum = annealed(length, maximum, step, over)
+            if self.config.crop_aligned_positions:
+                start, extent = draws["box"][:, axis], draws["box"][:, axis + 2]
+                positions[name] = crop_aligned_positions(start, extent, length, maximum, generator)
+            else:
+                positions[name] = sample_positions(batch_size, length, maximum, generator)
+        return positions
 
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
         """Mean squared error of the predicted velocity."""
-        indices = indices.to(self.images.device)
-        x_0 = resize_and_crop(self.images[indices], draws["box"], draws["flip"], self.config.size)
-        box = flip_boxes(draws["box"], draws["flip"])
+        x_0, box = self.examples(indices, draws)
+        indices = self.examples.kept[indices].to(self.labels.device)
         t = draws["time"][:, None, None, None]
         x_t = (1 - t) * x_0 + t * draws["noise"]
-        labels = self.labels[indices].masked_fill(draws["hide_label"], self.num_classes)
+        labels = self.labels[indices].masked_fill(draws["hide_condition"], self.num_classes)
+        tokens = self.tokens[indices].masked_fill(draws["hide_condition"][:, None], -1)
         positions = (draws["rows"], draws["columns"])
-        velocity = model(x_t, draws["time"] * 1000, labels, box, positions, return_dict=False)[0]
+        velocity = model(x_t, draws["time"] * 1000, labels, box, positions, token_ids=tokens, return_dict=False)[0]
         return {"loss": F.mse_loss(velocity.float(), draws["noise"] - x_0)}
 
     @property
     def num_classes(self) -> int:
         """Number of labels; also the id of "no label"."""
-        return len(self.data.label_names)
+        return len(self.label_names)
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """A grid of images from the same noise every time, a label in each column where there are few."""
@@ -127,30 +130,38 @@ class RPE2DRecipe(Recipe):
     def publish(self, model: nn.Module, folder: Path, record: Mapping[str, Any]) -> None:
         """The pipeline as a diffusers folder, with its card."""
         self._pipeline(model).save_pretrained(folder)
-        write_card(folder, "RPE-2D diffusion transformer", self.data, record)
+        write_card(folder, "RPE-2D diffusion transformer", self.examples, record)
 
     def _pipeline(self, model: nn.Module) -> RPE2DPipeline:
         assert isinstance(model, RPE2DTransformer2DModel)
-        return RPE2DPipeline(model.eval(), make_scheduler())
+        return RPE2DPipeline(model.eval(), make_scheduler(), self.examples.vae)
 
 
-def build_transformer(config: RPE2DConfig, data: LabelledImages) -> RPE2DTransformer2DModel:
-    """A freshly initialised model for this data, the same for the same seed."""
+def annealed(length: int, max_positions: int, step: int, over: int) -> int:
+    """The range of positions at `step`: from the training grid's length to all, evenly over `over` steps."""
+    return max_positions if step >= over else length + (max_positions - length) * step // over
+
+
+def build_transformer(
+    config: RPE2DConfig, shape: tuple[int, int, int], label_names: Sequence[str], token_names: Sequence[str] = ()
+) -> RPE2DTransformer2DModel:
+    """A freshly initialised model for examples of this shape (channels, height, width), the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.generator(config.seed, INITIAL).initial_seed())
         return RPE2DTransformer2DModel(
-            sample_size=config.size,
+            sample_size=shape[1:],
             patch_size=config.patch_size,
-            in_channels=data.channels,
-            num_layers=config.num_layers,
-            num_attention_heads=config.num_attention_heads,
-            attention_head_dim=config.attention_head_dim,
+            in_channels=shape[0],
+            **config.shape._asdict(),
             mlp_ratio=config.mlp_ratio,
-            num_classes=len(data.label_names),
+            num_classes=len(label_names),
             qk_norm=config.qk_norm,
+            ffn_type=config.ffn_type,
+            pos_embed_type=config.pos_embed_type,
             rope_theta=config.rope_theta,
             max_positions=config.position_range,
             inference_positions=config.inference_positions,
             crop_conditioning=config.crop_conditioning,
-            id2label=dict(enumerate(data.label_names)),
+            id2label=dict(enumerate(label_names)),
+            token_names=token_names,
         )

@@ -10,6 +10,7 @@ from diffusers.utils import dynamic_modules_utils
 from tiny_models import NAMES, TINY, generators, pipeline_of, random_pipeline
 
 import gen
+from gen.rpe2d.extrapolation import extrapolate
 from gen.rpe2d.pipeline import RPE2DPipeline
 from gen.rpe2d.positions import inference_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
@@ -157,6 +158,51 @@ def test_guidance_costs_nothing_where_it_changes_nothing(known):
     images(known, [0, 1])
     images(known, num_images=2, guidance_scale=3.0)
     assert [call["labels"].tolist() for call in known.transformer.calls] == [[0, 1]] * 3 + [[3, 3]] * 3
+
+
+def test_guidance_keeps_to_its_interval(known):
+    """Noise levels of four steps at the training size: 1, 0.75, 0.5, 0.25."""
+    images(known, [0], num_inference_steps=4, guidance_scale=3.0, guidance_interval=(0.5, 0.75))
+    assert [len(call["labels"]) for call in known.transformer.calls] == [1, 2, 2, 1]
+
+
+def test_a_prompt_guides_and_belongs_to_its_image():
+    pipe = random_pipeline(token_names=("grass", "red hat", "sea"))
+    start = noise(1, 1, *NATIVE).expand(3, -1, -1, -1)
+    plain, grass, hat = images(pipe, [0, 0, 0], latents=start, prompt=["", "sea grass", ["Red hat"]])
+    assert (plain - grass).abs().max() > 0.01
+    assert (grass - hat).abs().max() > 0.01
+    torch.testing.assert_close(plain, images(pipe, [0], latents=start[:1])[0])
+    torch.testing.assert_close(grass, images(pipe, [0], latents=start[:1], prompt="grass, sea")[0])
+    guided = images(pipe, num_images=1, latents=start[:1], prompt="sea", guidance_scale=3.0)[0]
+    assert (guided - images(pipe, num_images=1, latents=start[:1], prompt="sea")[0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prompt", "sentence"),
+    [
+        (("grass", "sea"), "gras", "unknown token 'gras' in the prompt; known are, for example: grass"),
+        ((), "sea", "trained without captions"),
+        (("sea",), ["sea", "sea"], "2 prompts for 1 images"),
+    ],
+)
+def test_a_prompt_that_means_nothing_is_refused(tokens, prompt, sentence):
+    with pytest.raises(UserError, match=sentence):
+        random_pipeline(token_names=tokens)("bag", prompt=prompt)
+
+
+@pytest.mark.parametrize("rule", ["extrapolation", "interpolation", "vision_yarn", "dype_ntk"])
+def test_rules_reach_the_network_and_go_beyond_the_range(known, rule):
+    images(known, 0, 24, 32, position_mode=rule, num_inference_steps=2, attention_scale=None)  # 12 x 16 of 9 x 14
+    calls = known.transformer.calls
+    for call in calls:
+        expected = extrapolate(rule, (12, 16), (9, 14), 8, 100.0, call["timestep"].item() / 1000)
+        assert torch.equal(call["position_ids"][0], expected.rows)
+        assert call["attention_scale"] == pytest.approx(expected.logit_scale)
+        if expected.frequencies:
+            torch.testing.assert_close(call["frequencies"][1], expected.frequencies[1])
+    if rule == "dype_ntk":
+        assert not torch.equal(calls[0]["frequencies"][0], calls[1]["frequencies"][0])
 
 
 def test_guidance_of_one_is_the_conditional_path(pipe):
@@ -312,4 +358,5 @@ def test_the_folder_holds_what_readers_of_the_format_expect(pipeline_folder):
         "_class_name": ["pipeline", "RPE2DPipeline"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
         "transformer": ["gen.rpe2d.transformer", "RPE2DTransformer2DModel"],
+        "vae": [None, None],
     }

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gen.rpe2d.positions import check_range, inference_positions, rotary_table, rotate, sample_positions
+from gen.rpe2d.positions import check_range, crop_aligned_positions, inference_positions, sample_positions
 from workbench.errors import UserError
 
 MODES = ("equispaced", "isotropic", "centered", "random")
@@ -178,69 +178,26 @@ def test_the_axis_beyond_its_range_is_named(mode, grid, named):
         inference_positions(grid, (9, 14), mode)
 
 
-# ------------------------------------------------------------------------------------------- rotary encoding
+# ------------------------------------------------------------------------------------------- positions of crops
 
 
-def encode(x, rows, columns, theta=100.0):
-    """Rotary embedding of x (images, heads, tokens, channels) by the code under test."""
-    return rotate(x, rotary_table(torch.as_tensor(rows), torch.as_tensor(columns), x.shape[-1], theta))
+@given(lengths_in_range, st.floats(0.2, 1), st.floats(0, 1), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_positions_of_a_crop_lie_in_its_part_of_the_range(length_and_range, extent, place, seed):
+    length, maximum = length_and_range
+    start, extent = torch.tensor([(1 - extent) * place] * 3), torch.tensor([extent] * 3)
+    positions = crop_aligned_positions(start, extent, length, maximum, seeded(seed))
+    assert (positions.diff(dim=-1) > 0).all()
+    spread = max(length, round(float(extent[0]) * maximum))
+    assert (positions[:, -1] - positions[:, 0] < spread + 1).all()
+    middle = float(start[0] + extent[0] / 2) * maximum
+    low, high = min(middle - spread / 2, maximum - spread), max(middle + spread / 2, spread)
+    assert positions.min() >= max(0, low - 1.01)
+    assert positions.max() <= min(maximum - 1, high + 0.01)
 
 
-def by_complex_numbers(x, rows, columns, theta):
-    """The same in double precision, for positions that all images share."""
-    x = x.double().numpy()
-    frequencies = [theta ** (-4 * k / x.shape[-1]) for k in range(x.shape[-1] // 4)]
-    angles = np.array([[p * f for p in (r, c) for f in frequencies] for r in rows for c in columns])
-    z = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)
-    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
-
-
-def test_rotation_is_multiplication_of_complex_numbers():
-    rows, columns = [0, 2, 7], [1, 3, 4, 100, 127]
-    x = torch.randn(2, 3, 15, 12, generator=seeded())
-    np.testing.assert_allclose(encode(x, rows, columns, 50.0), by_complex_numbers(x, rows, columns, 50.0), atol=1e-4)
-
-
-def test_the_rotation_is_precise_at_far_positions():
-    far = list(range(1000, 1024))
-    x = torch.randn(1, 1, 24, 8, generator=seeded())
-    exact = by_complex_numbers(x, far, [1000], 10_000.0)
-    np.testing.assert_allclose(encode(x, far, [1000], 10_000.0), exact, atol=1e-3)
-    rounded = encode(x.bfloat16(), far, [1000], 10_000.0)
-    assert rounded.dtype == torch.bfloat16
-    np.testing.assert_allclose(rounded.float(), exact, atol=0.03)
-
-
-def test_each_image_has_its_own_positions():
-    rows, columns = sample_positions(3, 4, 20, seeded(1)), sample_positions(3, 2, 20, seeded(2))
-    x = torch.randn(3, 2, 8, 8, generator=seeded())
-    together = encode(x, rows, columns)
-    for b in range(3):
-        torch.testing.assert_close(together[b : b + 1], encode(x[b : b + 1], rows[b], columns[b]))
-    assert not torch.allclose(together[0], encode(x, rows[1], columns[1])[0], atol=0.1)
-
-
-def logits(q, k, rows, columns):
-    """Attention logits between all tokens."""
-    return encode(q, rows, columns) @ encode(k, rows, columns).mT
-
-
-def test_attention_depends_on_differences_of_positions_only():
-    q, k = torch.randn(2, 1, 2, 15, 16, generator=seeded())
-    rows, columns = torch.tensor([0, 2, 5]), torch.tensor([1, 2, 6, 7, 9])
-    here = logits(q, k, rows, columns)
-    torch.testing.assert_close(here, logits(q, k, rows + 90, columns + 31), atol=1e-3, rtol=0)
-    for other in (logits(q, k, 2 * rows, columns), logits(q, k, rows, 2 * columns)):
-        assert (here - other).abs().max() > 0.5
-
-
-def test_rows_and_columns_are_told_apart():
-    """Of 2 x 3 tokens in row-major order, a moved row or column changes the logits between the two sides only."""
-    q, k = torch.randn(2, 1, 1, 6, 8, generator=seeded())
-    plain = q @ k.mT
-    for rows, columns, side in (
-        ([0, 5], [0, 0, 0], [0, 0, 0, 1, 1, 1]),
-        ([0, 0], [0, 0, 5], [0, 0, 1, 0, 0, 1]),
-    ):
-        same = (logits(q, k, rows, columns) - plain)[0, 0].abs() < 1e-4
-        assert torch.equal(same, torch.tensor(side)[:, None] == torch.tensor(side))
+def test_a_whole_image_uses_the_whole_range_and_a_close_crop_its_own_slots():
+    whole, quarter = torch.tensor([0.0]), torch.tensor([0.25])
+    drawn = torch.cat([crop_aligned_positions(whole, whole + 1, 4, 16, seeded(k)) for k in range(40)])
+    assert set(drawn.flatten().tolist()) == set(range(16))
+    assert crop_aligned_positions(quarter, quarter, 4, 16, seeded()).tolist() == [[4, 5, 6, 7]]

@@ -69,17 +69,17 @@ def recipe(photographs, tmp_path):
 @pytest.fixture
 def draws(recipe):
     """Four samples: whole, whole and mirrored, cropped, cropped and mirrored; the second one's label is hidden."""
-    drawn = recipe.draw(4, seeded())
+    drawn = recipe.draw(4, seeded(), 1)
     crop = [3 / 12, 2 / 18, 8 / 12, 12 / 18]
     drawn["box"] = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], crop, crop])
     drawn["flip"] = torch.tensor([False, True, False, True])
-    drawn["hide_label"] = torch.tensor([False, True, False, False])
+    drawn["hide_condition"] = torch.tensor([False, True, False, False])
     return drawn
 
 
 def by_hand(recipe, draws):
     """What the network should see and give, for images 5, 0, 3, 3: from the definitions, one image at a time."""
-    images = recipe.images[[5, 0, 3, 3]] / 127.5 - 1
+    images = recipe.examples.images[[5, 0, 3, 3]] / 127.5 - 1
     whole, cropped = F.interpolate(images, (8, 12), mode="bilinear", antialias=True), images[..., 3:11, 2:14]
     x_0 = torch.stack([whole[0], whole[1].flip(-1), cropped[2], cropped[3].flip(-1)])
     x_t = torch.stack([(1 - t) * x + t * e for t, x, e in zip(draws["time"], x_0, draws["noise"], strict=True)])
@@ -121,7 +121,7 @@ def test_the_network_is_told_all_of_its_conditions(recipe, draws):
 
 
 def test_a_batch_may_be_split(recipe):
-    indices, drawn = torch.tensor([0, 1, 2, 3, 4, 5]), recipe.draw(6, seeded())
+    indices, drawn = torch.tensor([0, 1, 2, 3, 4, 5]), recipe.draw(6, seeded(), 1)
     whole = recipe.loss(recipe.model, indices, drawn)["loss"]
     parts = [slice(0, 3), slice(3, 6)]
     losses = [recipe.loss(recipe.model, indices[p], {k: v[p] for k, v in drawn.items()})["loss"] for p in parts]
@@ -129,7 +129,7 @@ def test_a_batch_may_be_split(recipe):
 
 
 def test_low_precision_is_close(recipe):
-    drawn = recipe.draw(6, seeded())
+    drawn = recipe.draw(6, seeded(), 1)
     exact = recipe.loss(recipe.model, torch.arange(6), drawn)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         rounded = recipe.loss(recipe.model, torch.arange(6), drawn)["loss"]
@@ -141,7 +141,7 @@ def test_low_precision_is_close(recipe):
 
 
 def test_draws_belong_to_their_samples(recipe):
-    drawn = recipe.draw(5, seeded())
+    drawn = recipe.draw(5, seeded(), 1)
     assert {len(values) for values in drawn.values()} == {5}
     assert drawn["noise"].shape == (5, 3, 8, 12)
     assert (drawn["rows"].shape, drawn["columns"].shape) == ((5, 4), (5, 6))
@@ -151,7 +151,7 @@ def test_draws_belong_to_their_samples(recipe):
 
 def test_draws_follow_their_generator_alone(recipe):
     before = torch.get_rng_state()
-    first, again, other = (recipe.draw(5, seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (recipe.draw(5, seeded(seed), 1) for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in ("box", "noise", "time", "rows", "columns"))
     assert torch.equal(before, torch.get_rng_state())
@@ -161,13 +161,13 @@ def test_draws_have_the_documented_distributions(photographs, tmp_path):
     recipe = RPE2DRecipe(
         settings(photographs, tmp_path, class_dropout_prob=0.2, crop_probability=0.7, resolution="4x4")
     )
-    drawn = recipe.draw(10_000, seeded())
+    drawn = recipe.draw(10_000, seeded(), 1)
     for normal in (drawn["time"].logit(), drawn["noise"][:, 0, 0, 0]):
         assert stats.kstest(normal.numpy(), "norm").pvalue > 0.001
-    happens = {0.5: drawn["flip"], 0.2: drawn["hide_label"], 0.7: drawn["box"][:, 2] < 1}
+    happens = {0.5: drawn["flip"], 0.2: drawn["hide_condition"], 0.7: drawn["box"][:, 2] < 1}
     for share, happened in happens.items():
         assert stats.binomtest(int(happened.sum()), 10_000, share).pvalue > 0.001
-    for pair in ((drawn["flip"], drawn["hide_label"]), (drawn["rows"][:, 0], drawn["columns"][:, 0])):
+    for pair in ((drawn["flip"], drawn["hide_condition"]), (drawn["rows"][:, 0], drawn["columns"][:, 0])):
         assert stats.chi2_contingency(stats.contingency.crosstab(*pair).count).pvalue > 0.001
 
 
@@ -175,20 +175,46 @@ def test_what_is_turned_off_is_not_drawn(photographs, tmp_path):
     config = settings(
         photographs, tmp_path, random_flip=False, class_dropout_prob=0.0, crop_probability=0.0, max_positions="4x6"
     )
-    drawn = RPE2DRecipe(config).draw(50, seeded())
+    drawn = RPE2DRecipe(config).draw(50, seeded(), 1)
     assert not drawn["flip"].any()
-    assert not drawn["hide_label"].any()
+    assert not drawn["hide_condition"].any()
     assert torch.equal(drawn["box"], torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(50, 4))
     assert torch.equal(drawn["rows"], torch.arange(4).expand(50, 4))  # the fixed grid: no randomness left
     assert torch.equal(drawn["columns"], torch.arange(6).expand(50, 6))
+
+
+def test_positions_of_crops_can_follow_the_crop(photographs, tmp_path):
+    config = settings(photographs, tmp_path, crop_aligned_positions=True, crop_probability=1.0, random_flip=False)
+    drawn = RPE2DRecipe(config).draw(300, seeded(), 1)
+    close = drawn["box"][:, 2] < 0.7  # two thirds of six rows: as many as a grid needs
+    assert close.any()
+    assert (drawn["rows"][close].diff(dim=-1).float().mean(-1) < 1.7).all()
+    top = drawn["box"][:, 0]
+    assert drawn["rows"][top > 0.25, 0].min() > drawn["rows"][top < 0.05, 0].min()
+
+
+@pytest.mark.parametrize(("step", "most"), [(1, 4), (50, 5), (99, 5), (100, 6), (500, 6)])
+def test_the_range_widens_from_the_training_grid(photographs, tmp_path, step, most):
+    recipe = RPE2DRecipe(settings(photographs, tmp_path, position_annealing_steps=100))
+    assert recipe.draw(200, seeded(), step)["rows"].max() == most - 1
+
+
+def test_a_run_goes_on_from_another_resolution(photographs, tmp_path):
+    train(settings(photographs, tmp_path / "low", max_train_steps=1))
+    second = settings(photographs, tmp_path / "high", resolution="12x18", init_from=str(tmp_path / "low"))
+    model, low = RPE2DRecipe(second).model, gen.load(tmp_path / "low").transformer
+    assert all(torch.equal(weight, low.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert tuple(model.config.sample_size) == (12, 18)
+    train(second)
+    assert gen.load(tmp_path / "high")("emu", num_inference_steps=1).images[0].size == (18, 12)
 
 
 # ------------------------------------------------------------------------------------------- data and model
 
 
 def test_images_and_labels_are_those_of_the_folder(recipe, photographs):
-    assert recipe.images.dtype == torch.uint8
-    np.testing.assert_array_equal(recipe.images.permute(0, 2, 3, 1), noise_images(6, *SOURCE, 3))
+    assert recipe.examples.images.dtype == torch.uint8
+    np.testing.assert_array_equal(recipe.examples.images.permute(0, 2, 3, 1), noise_images(6, *SOURCE, 3))
     assert recipe.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert (recipe.num_examples, recipe.num_classes) == (6, 3)
     assert recipe.model.config.id2label == dict(enumerate(CLASSES))
@@ -198,9 +224,9 @@ def test_images_and_labels_are_those_of_the_folder(recipe, photographs):
 def test_crops_do_not_magnify_the_source(tmp_path, stored, closest):
     data = write_images(tmp_path / "data", {name: noise_images(2, *stored) for name in CLASSES})
     recipe = RPE2DRecipe(settings(data, tmp_path / "run", crop_max_scale=2.0, crop_probability=1.0))
-    assert recipe.max_scale == pytest.approx(closest)
-    assert recipe.images.shape == (6, 1, *stored)
-    assert recipe.draw(200, seeded())["box"][:, 2].min() >= 1 / closest - 1e-6
+    assert recipe.examples.max_scale == pytest.approx(closest)
+    assert recipe.examples.images.shape == (6, 1, *stored)
+    assert recipe.draw(200, seeded(), 1)["box"][:, 2].min() >= 1 / closest - 1e-6
 
 
 def test_classes_can_be_chosen(photographs, tmp_path):
@@ -216,14 +242,61 @@ def test_unlabelled_images_train_the_unconditional_path(tmp_path):
     (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = RPE2DRecipe(settings(tmp_path / "data", tmp_path / "run"))
     assert recipe.labels.tolist() == [0, 2, 1, 1, 0]
-    assert recipe.loss(recipe.model, torch.arange(3), recipe.draw(3, seeded()))["loss"].isfinite()
+    assert recipe.loss(recipe.model, torch.arange(3), recipe.draw(3, seeded(), 1))["loss"].isfinite()
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Dark cats on grass and bright ones at sea, dogs alike; the caption, not the label, says how bright."""
+    data = tmp_path_factory.mktemp("captioned")
+    levels = {"grass": 30, "sea": 220}
+    names = [(label, place) for label in ("cat", "dog") for place in levels for _ in range(4)]
+    pixels = np.stack([np.full((8, 8), levels[place], np.uint8) for _, place in names])
+    write_images(data, {"images": pixels})
+    rows = [
+        {"file_name": f"images/{k}.png", "label_name": label, "caption": f"A {label} on the {place}"}
+        for k, (label, place) in enumerate(names)
+    ]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return data
+
+
+def test_captions_are_learned_beside_the_label(captioned, tmp_path):
+    config = settings(
+        captioned, tmp_path / "run", resolution="8", max_positions="8", caption_column="caption", random_flip=False,
+        max_vocabulary=6, train_batch_size=16, max_train_steps=200, learning_rate=1e-2, ema_decay=0.9,
+        validation_steps=0, class_dropout_prob=0.0, crop_probability=0.0,
+    )  # fmt: skip
+    recipe = RPE2DRecipe(config)
+    assert recipe.token_names == ("a", "on", "the", "cat", "dog", "grass")  # no room for the sea
+    assert [recipe.token_names[k] for k in recipe.tokens[0] if k >= 0] == ["a", "cat", "on", "the", "grass"]
+    train(config)
+    pipe = gen.load(tmp_path / "run")
+    images = pipe(
+        ["cat"] * 8, num_inference_steps=8, output_type="pt", generator=torch.Generator().manual_seed(0),
+        prompt=["a cat on the grass"] * 4 + ["a cat on the"] * 4,
+    ).images  # fmt: skip
+    dark, bright = images.mean((1, 2, 3)).chunk(2)
+    assert dark.max() < 0.3
+    assert bright.min() > 0.7
+
+
+def test_hidden_conditions_hide_the_tokens_too(captioned, tmp_path):
+    recipe = RPE2DRecipe(settings(captioned, tmp_path, resolution="8", max_positions="8", caption_column="caption"))
+    drawn = recipe.draw(4, seeded(), 1)
+    drawn["hide_condition"] = torch.tensor([True, False, True, False])
+    listener = Listener()
+    recipe.loss(listener, torch.tensor([0, 0, 4, 4]), drawn)
+    tokens = listener.heard["token_ids"]
+    assert (tokens[[0, 2]] == -1).all()
+    assert torch.equal(tokens[[1, 3]], recipe.tokens[[0, 4]])
 
 
 def test_images_without_any_label(tmp_path):
     write_images(tmp_path / "data", {"images": noise_images(3, *SOURCE)})
     recipe = RPE2DRecipe(settings(tmp_path / "data" / "images", tmp_path / "run"))
     assert recipe.num_classes == recipe.model.config.num_classes == 0
-    assert recipe.loss(recipe.model, torch.arange(3), recipe.draw(3, seeded()))["loss"].isfinite()
+    assert recipe.loss(recipe.model, torch.arange(3), recipe.draw(3, seeded(), 1))["loss"].isfinite()
 
 
 def test_the_first_weights_follow_the_seed_alone(photographs, tmp_path):

@@ -68,7 +68,7 @@ def test_impossible_settings_are_named(tmp_path, changes, sentence):
 def test_height_comes_before_width(tmp_path):
     config = RPE2DConfig(output_dir=tmp_path, resolution="32x48", max_positions="8x12")
     config.check()
-    assert (config.size, config.grid, config.position_range) == ((32, 48), (8, 12), (8, 12))
+    assert (config.size, config.position_range) == ((32, 48), (8, 12))
     with pytest.raises(UserError, match="12 patches"):
         RPE2DConfig(output_dir=tmp_path, resolution="32x48", max_positions="12x8").check()
 

@@ -1,12 +1,19 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_dispatch import attention_backend
 from tiny_models import TINY, random_transformer, randomise, tiny_transformer
 from torch import nn
 
-from gen.rpe2d.positions import inference_positions, rotary_table, sample_positions
-from gen.rpe2d.transformer import LeanRMSNorm, RPE2DBlock, RPE2DTransformer2DModel
+from gen.rpe2d.blocks import LeanRMSNorm, RPE2DBlock, SwiGLU
+from gen.rpe2d.positions import inference_positions, sample_positions
+from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
 
 ROWS, COLUMNS = torch.tensor([0, 3, 4, 8]), torch.tensor([1, 2, 5, 7, 8, 12])
@@ -176,7 +183,7 @@ def test_without_labels_and_crops():
 
 def test_a_block_without_positions_is_diffusers_dit_block():
     dim, heads = 24, 3
-    ours = RPE2DBlock(dim, heads, 4.0, qk_norm=False)
+    ours = RPE2DBlock(dim, heads, 4.0, qk_norm=False, ffn_type="gelu")
     theirs = BasicTransformerBlock(
         dim, heads, dim // heads, activation_fn="gelu", num_embeds_ada_norm=1, attention_bias=True,
         norm_type="ada_norm_zero", norm_elementwise_affine=False, norm_eps=1e-6,
@@ -200,8 +207,7 @@ def test_a_block_without_positions_is_diffusers_dit_block():
             return condition
 
     theirs.norm1.emb = Condition()
-    nowhere = torch.zeros(3, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)
-    result = ours(x, F.silu(condition), rotary_table(*nowhere, dim // heads, 100.0))
+    result = ours(x, F.silu(condition), rotary=None)
     torch.testing.assert_close(result, theirs(x, class_labels=torch.zeros(2)), atol=1e-5, rtol=1e-5)
     assert not same(result, x, 0.1)
 
@@ -252,6 +258,85 @@ def test_the_number_of_weights(crops, classes):
     expected = (patch + 1) * d + time + layers * (modulation + attention + norms + mlp) + 2 * d * (d + 1)
     expected += (d + 1) * patch + crops * crop + bool(classes) * label
     assert sum(weight.numel() for weight in model.parameters()) == expected
+
+
+ENCODINGS = ("rope", "sincos", "lff", "table")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_tells_rows_from_columns_and_images_apart(encoding):
+    model, x = random_transformer(pos_embed_type=encoding), noise(2, 1, 8, 12)
+    plain = velocity(model, x, position_ids=(ROWS, COLUMNS))
+    assert not same(plain, velocity(model, x, position_ids=(ROWS + torch.tensor([0, 0, 0, -1]), COLUMNS)), 5e-5)
+    assert not same(plain, velocity(model, x, position_ids=(ROWS, COLUMNS - 1 * (torch.arange(6) == 5))), 5e-5)
+    both = (torch.stack([ROWS, ROWS - (ROWS == 8).long()]), torch.stack([COLUMNS, COLUMNS]))
+    apart = velocity(model, x, position_ids=both)
+    assert same(apart[0], plain[0])
+    assert not same(apart[1], plain[1], 5e-5)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_encoding_is_trained_and_saved(encoding, tmp_path):
+    model = random_transformer(pos_embed_type=encoding, ffn_type="swiglu").train()
+    x, where = noise(2, 1, 8, 12), (ROWS, COLUMNS)
+    model(x, torch.tensor([1.0]), torch.tensor([0, 3]), position_ids=where).sample.square().sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    model.save_pretrained(tmp_path)
+    again = RPE2DTransformer2DModel.from_pretrained(tmp_path)
+    assert torch.equal(velocity(again, x, position_ids=where), velocity(model, x, position_ids=where))
+
+
+def test_the_gated_layer_is_silu_of_one_half_times_the_other():
+    layer, x = SwiGLU(6, 24), noise(2, 5, 6)
+    gate, value = layer.gate_and_value.weight.chunk(2)
+    nn.init.normal_(layer.gate_and_value.bias)
+    gate_bias, value_bias = layer.gate_and_value.bias.chunk(2)
+    expected = F.linear(
+        F.silu(x @ gate.T + gate_bias) * (x @ value.T + value_bias), layer.to_out.weight, layer.to_out.bias
+    )
+    assert same(layer(x), expected)
+    assert layer.to_out.in_features == 16
+
+
+def test_tokens_are_a_set_and_none_is_none():
+    model, x = random_transformer(token_names=("grass", "red", "sea")), noise(1, 1, 8, 12)
+    plain, given = velocity(model, x), torch.tensor([[0, 2]])
+    assert torch.equal(plain, velocity(model, x, token_ids=torch.tensor([[-1, -1]])))
+    two = velocity(model, x, token_ids=given)
+    assert same(two, velocity(model, x, token_ids=torch.tensor([[2, -1, 0]])))
+    for other in (plain, velocity(model, x, token_ids=given[:, :1]), velocity(model, x, token_ids=given[:, 1:])):
+        assert not same(two, other, 0.003)
+
+
+def test_a_chosen_attention_back_end_computes_the_same():
+    model, x = random_transformer(), noise(2, 1, 8, 12)
+    plain = velocity(model, x, attention_scale=1.2)
+    for backend in ("native", "_native_math"):
+        with attention_backend(backend):
+            model.set_attention_backend(backend)
+            assert {block.attention.processor._attention_backend.value for block in model.blocks} == {backend}
+            assert same(plain, velocity(model, x, attention_scale=1.2))
+
+
+COMPILED = """
+import torch
+from tiny_models import random_transformer
+
+for encoding in ("rope", "sincos"):
+    model, x = random_transformer(pos_embed_type=encoding), torch.ones(2, 1, 8, 12)
+    plain = model(x, torch.tensor([3.0])).sample
+    model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(model(x, torch.tensor([3.0])).sample, plain, atol=1e-4, rtol=0)
+    model.train()(x, torch.tensor([3.0])).sample.sum().backward()
+    assert model.blocks[0].attention.to_qkv.weight.grad.isfinite().all()
+"""
+
+
+def test_repeated_blocks_compile_without_a_break():
+    """In a process of its own: the compiler cannot see through the checks of shapes that tests add."""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run([sys.executable, "-c", COMPILED], env={**os.environ, "PYTHONPATH": path}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 # ------------------------------------------------------------------------------------------- saving

@@ -118,7 +118,7 @@ def test_normalisation_is_that_of_the_data(folder: Path, tmp_path: Path) -> None
 
 def test_switches_of_the_movement(folder: Path, tmp_path: Path) -> None:
     def drawn(**changes: Any) -> dict[str, Tensor]:
-        return ClassifierRecipe(config(folder, tmp_path, **changes)).draw(500, torch.Generator().manual_seed(0))
+        return ClassifierRecipe(config(folder, tmp_path, **changes)).draw(500, torch.Generator().manual_seed(0), 1)
 
     still = drawn(random_shift=0)
     assert not still["shift"].any()

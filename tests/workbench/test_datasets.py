@@ -598,3 +598,133 @@ def test_without_crop_the_whole_image_is_squeezed(tmp_path: Path) -> None:
     assert squeezed[0, :, :3].float().mean() > 250
     assert squeezed[0, :, 6:].float().mean() < 5
     assert cropped.float().mean() < 5
+
+
+# ------------------------------------------------------------------------------------------------ captions
+
+CAPTIONS: list[Any] = ["A red bag, on grass!", None, "a boot", ["Grass ", "big  bag"]]
+TOKENS = (("a", "red", "bag", "on", "grass"), (), ("a", "boot"), ("grass", "big  bag"))
+
+
+def captioned_folder(root: Path) -> Path:
+    """Rows against the order of names, the second without a caption; the third image is damaged."""
+    rows = [{"file_name": f"train/{i}.png", "label": 0, "caption": text} for i, text in enumerate(CAPTIONS)][::-1]
+    del rows[2]["caption"]
+    for row in rows:
+        write(root / row["file_name"], int(row["file_name"][6]))
+    metadata(root, [*rows, {"file_name": "test/0.png", "label": 1, "caption": "other"}])
+    write(root / "test/0.png")
+    return root
+
+
+def test_captions_of_a_metadata_file(tmp_path: Path) -> None:
+    root = captioned_folder(tmp_path)
+    images = load_images(root, caption_column="caption")
+    assert images.file_names == tuple(f"train/{i}.png" for i in (3, 2, 1, 0))
+    assert images.tokens == TOKENS[::-1]
+    assert load_images(root, "test", caption_column="caption").tokens == (("other",),)
+    assert load_images(root).tokens is None
+    with pytest.raises(UserError, match=r"metadata.jsonl has no column 'text': its columns are .*label, caption\.$"):
+        load_images(root, caption_column="text")
+    with pytest.raises(UserError, match="A caption is 0, neither a text nor a list"):
+        load_images(root, caption_column="label")
+
+
+def test_captions_follow_their_images(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "label": i % 2, "caption": f"number {i}"} for i in range(200)]
+    for i in range(200):
+        write(tmp_path / f"{i}.png", i)
+    metadata(tmp_path, rows)
+    (tmp_path / "4.png").write_bytes(b"damaged")
+    images = load_images(tmp_path, classes=["0"], caption_column="caption")
+    assert images.skipped == ("4.png",)
+    assert images.tokens == tuple(("number", str(i)) for i in range(0, 200, 2) if i != 4)
+    chosen = images.select([5, 0])
+    assert (chosen.file_names, chosen.tokens) == (("12.png", "0.png"), (("number", "12"), ("number", "0")))
+    assert images.select(images.labels > 0).tokens == ()
+    assert load_images(tmp_path).select([0]).tokens is None
+
+
+def test_captions_of_csv(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    (tmp_path / "metadata.csv").write_text('file_name,caption\na.png,"red, on grass"\nb.png,\n')
+    assert load_images(tmp_path, caption_column="caption").tokens == (("red", "on", "grass"), ())
+    with pytest.raises(UserError, match="its columns are file_name, caption"):
+        load_images(tmp_path, caption_column="label")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\na.png,red\nb.png,red, on grass\n")
+    assert len(load_images(tmp_path)) == 2
+    with pytest.raises(UserError, match=r"Row 2 of .*csv has too many values: put texts that hold commas in quotes"):
+        load_images(tmp_path, caption_column="caption")
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("kind", ["metadata", "parquet", "hub"])
+def test_captions_of_tables(tmp_path: Path, kind: str, lists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    cells = [["Grass", None], None, [], ["big  bag"]] if lists else [*CAPTIONS[:3], ""]
+    tokens = (("grass",), (), (), ("big  bag",)) if lists else (*TOKENS[:3], ())
+    table = image_table([1, 0, 1, 0]).append_column("text", pa.array(cells))
+    name = str(tmp_path)
+    if kind == "metadata":
+        for i in range(4):
+            write(tmp_path / f"{i}.png", i)
+        table = table.drop_columns(["image"]).append_column("file_name", pa.array([f"{i}.png" for i in range(4)]))
+        parquet.write_table(table, tmp_path / "metadata.parquet")
+    elif kind == "parquet":
+        parquet.write_table(table.slice(0, 1), tmp_path / "train-0.parquet")
+        parquet.write_table(table.slice(1), tmp_path / "train-1.parquet", row_group_size=2)
+    else:
+        name = "someone/pets"
+        split = datasets.Dataset(table).cast_column("image", datasets.Image())
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": split}))
+    assert load_images(name, caption_column="text").tokens == tokens
+    assert load_images(name, classes=["0"], caption_column="text").tokens == tokens[1::2]
+    with pytest.raises(UserError, match="has no column 'image': its columns are other, label, text"):
+        load_images(name, caption_column="image")
+
+
+def test_captions_of_webdataset(tmp_path: Path) -> None:
+    members = {"0.png": png(picture(0)), "0.json": json.dumps({"label": 0, "text": CAPTIONS[0]}).encode()}
+    write_tar(tmp_path / "0.tar", members | {"1.png": png(picture(1)), "1.cls": b"0"})
+    members = {"2.json": b"[]", "2.png": png(picture(2)), "3.json": json.dumps({"text": CAPTIONS[3]}).encode()}
+    write_tar(tmp_path / "1.tar", members | {"3.png": png(picture(3))})
+    images = load_images(tmp_path, caption_column="text")
+    assert images.tokens == (TOKENS[0], (), (), TOKENS[3])
+    assert torch.equal(pixels_of(images), stacked([picture(i) for i in range(4)]))
+    with pytest.raises(UserError, match="has no column 'caption': its columns are label, text"):
+        load_images(tmp_path, caption_column="caption")
+
+
+@pytest.mark.parametrize("name", ["{tmp}", "fashion-mnist"])
+def test_images_without_a_table_have_no_captions(tmp_path: Path, full_set: np.ndarray, name: str) -> None:
+    class_folder(tmp_path, ape=1)
+    with pytest.raises(UserError, match="no columns, so none is called 'caption': list file_name, label and caption"):
+        load_images(name.replace("{tmp}", str(tmp_path)), caption_column="caption")
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet", "webdataset"])
+def test_written_captions_come_back_in_every_form(tmp_path: Path, form: str) -> None:
+    from workbench.convert import convert
+    from workbench.records import DatasetWriter, verify
+
+    rows: list[dict[str, Any]] = [
+        {"label": 0, "caption": "Número «1»\u2028on grass", "attributes": ["Grass", "big  bag"]},
+        {"label": 1, "caption": None, "attributes": []},
+        {"label": 0, "attributes": ("grass",)},
+        {"label": 1, "caption": ""},
+    ]
+    writer = DatasetWriter(tmp_path / "set", ("bag", "boot"), {"made": "for a test"}, shard_size=3)
+    images = torch.zeros(4, 3, 6, 8, dtype=torch.uint8)
+    writer.write_shard(0, images[:3], rows[:3])
+    writer.write_shard(1, images[3:], rows[3:])
+    writer.write_shard(0, images[:1], [{"label": 0, "attributes": []}], "test")
+    root = writer.finish()
+    if form != "folder":
+        root = convert(root, tmp_path / form, form)
+    assert verify(root).problems == ()
+    assert load_images(root, caption_column="caption").tokens == (("número", "1", "on", "grass"), (), (), ())
+    assert load_images(root, caption_column="attributes").tokens == (("grass", "big  bag"), (), ("grass",), ())
+    assert load_images(root, "test", caption_column="caption").tokens == ((),)
+    assert load_images(root, "test", caption_column="attributes").tokens == ((),)

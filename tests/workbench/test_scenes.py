@@ -1,6 +1,7 @@
 """Scenes: areas against formulae, crops against renderings, planted truth against what the pixels show."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench import canvas as cv
-from workbench.datasets import LabelledImages
+from workbench.datasets import LabelledImages, load_images
 from workbench.errors import UserError
 from workbench.planted import BACKGROUNDS, DISTRACTORS, planted
+from workbench.records import DatasetWriter, open_image, read_rows
 from workbench.scenes import SCENES_AT_ONCE, Scenes, shapes
+from workbench.tokens import tokenize
 
 SIZES = [24, 32, 48, 64, (32, 64), (60, 40)]
 ITEMS_PER_CLASS = 21
@@ -196,6 +199,25 @@ def test_scenes_are_labelled_images():
     assert len(labelled) == len(scenes) == 6
     assert labelled.images.shape == (6, 3, 16, 24)
     assert labelled.label_names == ("Bag", "Ankle boot")
+
+
+@pytest.mark.parametrize("render", [shapes, partial(planted, items=ITEMS)])
+def test_scenes_become_a_data_set_with_captions(tmp_path, render):
+    scenes = render(range(40), (16, 24))
+    writer = DatasetWriter(tmp_path / "scenes", scenes.label_names, {"seed": 0})
+    writer.write_shard(0, scenes.images, scenes.rows())
+    folder = writer.finish()
+    captioned = load_images(folder, caption_column="caption")
+    assert torch.equal(captioned.images, scenes.images)
+    assert torch.equal(captioned.labels, scenes.labels)
+    assert captioned.tokens == tuple(map(tokenize, scenes.captions))
+    attributes = load_images(folder, caption_column="attributes").tokens
+    for scene, row in enumerate(read_rows(folder)):
+        background = scenes.background_names[scenes.backgrounds[scene]]
+        assert attributes[scene] == (background, *scenes.distractors[scene])
+        assert row["background"] == background
+        mask = np.asarray(open_image(folder, row["mask_file_name"])) > 0
+        assert np.array_equal(mask, scenes.masks[scene].numpy())
 
 
 # Planted

@@ -54,7 +54,7 @@ def test_a_run_is_plain_adamw_with_clipping_schedule_and_average(tmp_path: Path)
     expected = []
     for step in range(1, 13):
         indices = global_batch(37, 4, 5, step)
-        noise = recipe.draw(4, seeds.generator(5, STEP, step))["noise"]
+        noise = recipe.draw(4, seeds.generator(5, STEP, step), step)["noise"]
         loss = F.mse_loss(model(recipe.inputs[indices] + 0.1 * noise), recipe.targets[indices])
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5)

@@ -63,7 +63,7 @@ class ToyRecipe(Recipe):
     def to(self, device: torch.device) -> None:
         self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
+    def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         self.draws += 1
         time.sleep(self.pause)
         if self.signal_at and self.draws == self.signal_at[0] and os.environ.get("RANK", "0") == "0":

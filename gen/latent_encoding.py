@@ -1,0 +1,229 @@
+"""The pass that fills a latent cache: each image read once, its crops encoded, a shard at a time.
+
+vae = load_vae("vaes/sd-vae-ft-ema", "cuda")
+cache = build_cache("cache/", CacheSettings(data="photographs/", size=(256, 256)), vae)
+
+Stopped at any moment, the same call goes on where it was; several processes share the shards.
+"""
+
+import json
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from accelerate import PartialState
+from diffusers import ModelMixin
+from jaxtyping import Bool, Float, Float64, UInt8
+from torch import Tensor
+
+from gen.latent_cache import (
+    FORMAT_VERSION,
+    INDEX_NAME,
+    CacheSettings,
+    LatentCache,
+    check_same,
+    identity,
+    read_index,
+    read_shard,
+    shard_path,
+)
+from gen.latents import compression_factor, encode, image_channels, latent_channels, normalisation
+from gen.rpe2d.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
+from workbench import seeds
+from workbench.datasets import skip_notes
+from workbench.errors import UserError
+from workbench.files import make_folder, user_errors_for_disk, write_atomic
+from workbench.image_stream import ImageBatch, ImageStream, open_stream
+from workbench.progress import progress
+
+CROPS = 4  # stream of randomness
+
+
+def open_images(settings: CacheSettings, vae: ModelMixin, max_pixels: int = 64_000_000) -> ImageStream:
+    """The images to encode, unread: as large as the closest crop needs, but no larger than the sources.
+
+    Raises UserError for a size that the VAE cannot take, and as `open_stream`.
+    """
+    factor = compression_factor(vae)
+    height, width = settings.size
+    if height % factor or width % factor:
+        raise UserError(f"images of {height}x{width} pixels do not fit the VAE; give multiples of {factor}")
+    stored = (round(height * settings.crop_max_scale), round(width * settings.crop_max_scale))
+    return open_stream(
+        settings.data, settings.split, stored, settings.classes,
+        channels=image_channels(vae), upscale=False, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def build_cache(
+    folder: str | Path,
+    settings: CacheSettings,
+    vae: ModelMixin,
+    *,
+    batch_size: int = 32,
+    max_pixels: int = 64_000_000,
+) -> LatentCache:
+    """Encode what is missing on the VAE's device, `batch_size` images at a time, and open the cache.
+
+    All processes of a run call this together. Raises UserError where the folder holds anything else, or latents of
+    other settings or another VAE; and as `open_images`.
+    """
+    settings.check()
+    folder, state = Path(folder), PartialState(cpu=vae.device.type == "cpu")
+    if not _complete(folder):
+        stream = open_images(settings, vae, max_pixels)
+        encoder = _Encoder(settings, vae, stream)
+        with user_errors_for_disk(folder):
+            _open_folder(folder, encoder)
+            state.wait_for_everyone()  # all look before one writes
+            encoder.write_missing(folder, batch_size, state)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                _write_index(folder, encoder)
+        state.wait_for_everyone()
+    return LatentCache.open(folder, settings, vae)
+
+
+class _Encoder:
+    """Encodes the images of a stream, the same whoever encodes them, and when."""
+
+    def __init__(self, settings: CacheSettings, vae: ModelMixin, stream: ImageStream) -> None:
+        self.settings, self.vae, self.stream = settings, vae, stream
+        known = {"images": len(stream), "label_names": list(stream.split.label_names)}
+        self.identity = {**identity(settings, vae), **known}
+        self.num_shards = -(-len(stream) // settings.shard_size)
+        factor = compression_factor(vae)
+        self.latent_shape = (latent_channels(vae), settings.size[0] // factor, settings.size[1] // factor)
+        self.max_scale = closest_crop(stream.size, settings.size, settings.crop_max_scale, settings.crop_max_upsampling)
+
+    def write_missing(self, folder: Path, batch_size: int, state: PartialState) -> None:
+        """Write this process's share of the shards that are not there: every P-th, in one pass over the images."""
+        mine = range(state.process_index, self.num_shards, state.num_processes)
+        plan = {n: self._batches(n, batch_size) for n in mine if not shard_path(folder, n).exists()}
+        batches = [batch for shard in plan.values() for batch in shard]
+        reader = self.stream.read(batches)
+        total, name = sum(map(len, batches)), f"encoding {Path(self.settings.data).name}"
+        with progress(total, name, disable=not state.is_main_process, unit="image") as bar:
+            for number, shard in plan.items():
+                pieces, skipped = [], []
+                for asked, batch in zip(shard, islice(reader, len(shard)), strict=True):
+                    pieces.append(self._encode(batch))
+                    skipped += batch.failures
+                    bar.update(len(asked))
+                self._write(shard_path(folder, number), pieces, skipped)
+
+    def _batches(self, shard: int, batch_size: int) -> list[np.ndarray]:
+        """Positions of a shard's batches; none reaches into the next shard."""
+        start = shard * self.settings.shard_size
+        stop = min(start + self.settings.shard_size, len(self.stream))
+        return [np.arange(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size)]
+
+    def _encode(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """All crops of a batch of images."""
+        seed, crops = self.settings.seed, self.settings.crops_per_image
+        generators = [seeds.generator(seed, CROPS, int(position)) for position in batch.positions]
+        boxes = torch.empty(len(generators), crops, 4)
+        flips = torch.empty(len(generators), crops, dtype=torch.bool)
+        for row, generator in enumerate(generators):
+            boxes[row], flips[row] = self._draw(generator)
+        return {
+            "latents": self._latents(batch.images, boxes, flips, generators),
+            "boxes": flip_boxes(boxes.flatten(0, 1), flips.flatten()).unflatten(0, flips.shape),
+            "flips": flips,
+            "labels": batch.labels,
+            "positions": torch.from_numpy(batch.positions),
+        }
+
+    def _latents(
+        self,
+        images: UInt8[Tensor, "b c ih iw"],
+        boxes: Float[Tensor, "b crops 4"],
+        flips: Bool[Tensor, "b crops"],
+        generators: list[torch.Generator],
+    ) -> Float[Tensor, "b crops k h w"]:
+        """One crop of each image at a time."""
+        settings, device = self.settings, self.vae.device
+        latents = torch.empty(*flips.shape, *self.latent_shape, dtype=getattr(torch, settings.dtype))
+        images, boxes, flips = images.to(device), boxes.to(device), flips.to(device)
+        for crop in range(settings.crops_per_image if generators else 0):
+            view = resize_and_crop(images, boxes[:, crop], flips[:, crop], settings.size)
+            latents[:, crop] = encode(self.vae, view, generators)
+        if not latents.isfinite().all():
+            raise UserError(
+                f"the VAE gives latents of {settings.data} that {settings.dtype} cannot hold; "
+                "choose bfloat16, or another VAE"
+            )
+        return latents
+
+    def _draw(self, generator: torch.Generator) -> tuple[Float[Tensor, "k 4"], Bool[Tensor, " k"]]:
+        """Boxes and flips of one image: all of it once, and so many crops that their share is the one asked for."""
+        settings, count = self.settings, self.settings.crops_per_image
+        probability = min(1.0, settings.crop_probability * count / max(1, count - 1))
+        boxes = draw_boxes(count, probability, self.max_scale, generator)
+        boxes[0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+        return boxes, (torch.rand(count, generator=generator) < 0.5) & settings.random_flip
+
+    def _write(self, path: Path, pieces: list[dict[str, Tensor]], skipped: list[tuple[str, str]]) -> None:
+        tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        tensors["moments"] = torch.stack([_moments(piece["latents"]) for piece in pieces]).sum(0)
+        about = {"identity": self.identity, "skipped": skipped}  # in one entry: safetensors does not keep an order
+        write_atomic(path, safetensors.torch.save(tensors, {"about": json.dumps(about)}))
+
+
+def _moments(latents: Float[Tensor, "n crops c h w"]) -> Float64[Tensor, "2 c"]:
+    """Sums of the values of each channel, and of their squares."""
+    values = latents.double()
+    return torch.stack([values.sum((0, 1, 3, 4)), values.square().sum((0, 1, 3, 4))])
+
+
+def _complete(folder: Path) -> bool:
+    index = folder / INDEX_NAME
+    return index.exists() and all(shard_path(folder, n).exists() for n in range(len(read_index(folder)["counts"])))
+
+
+def _open_folder(folder: Path, encoder: _Encoder) -> None:
+    """Make the folder, or see that all in it is of this cache."""
+    make_folder(folder)
+    for path in sorted(folder.glob("[!.]*")):
+        if path.name == INDEX_NAME:
+            stored = read_index(folder)["identity"]
+        elif path.match("shard-*.safetensors"):
+            stored = read_shard(path)[1]["identity"]
+        else:
+            raise UserError(f"{folder} holds {path.name}, which is no latents; choose an empty folder")
+        check_same(folder, stored, encoder.identity)
+
+
+def _write_index(folder: Path, encoder: _Encoder) -> None:
+    counts, skipped, moments = [], [], []
+    for number in range(encoder.num_shards):
+        tensors, about = read_shard(shard_path(folder, number))
+        counts.append(len(tensors["labels"]))
+        skipped += [(name, reason) for name, reason in about["skipped"]]
+        moments.append(tensors["moments"])
+    encoder.stream.tolerate(skipped)
+    values = sum(counts) * encoder.settings.crops_per_image * math.prod(encoder.latent_shape[1:])
+    index = {
+        "format_version": FORMAT_VERSION, "identity": encoder.identity, "vae": _describe(encoder.vae),
+        "num_images": sum(counts), "counts": counts, "latent_shape": list(encoder.latent_shape),
+        **_statistics(torch.stack(moments).sum(0) / values),
+        "notes": [*encoder.stream.split.notes, *skip_notes(skipped)], "skipped": skipped,
+    }  # fmt: skip
+    write_atomic(folder / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+
+
+def _describe(vae: ModelMixin) -> dict[str, Any]:
+    shift, scale = (value.flatten().tolist() for value in normalisation(vae))
+    return {"class": type(vae).__name__, "name": vae.config.get("_name_or_path"), "shift": shift, "scale": scale}
+
+
+def _statistics(means: Float64[Tensor, "2 c"]) -> dict[str, Any]:
+    """Mean and standard deviation of each channel of the latents, and of all together, from the means of x and x^2."""
+    mean, square = means
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    std = (square.mean() - mean.mean().square()).clamp(min=0).sqrt()
+    return {"channel_mean": mean.tolist(), "channel_std": deviation.tolist(), "std": std.item()}
