@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 from measured import table, write_result
 
+from workbench.dataset_format import read_dataset_info
 from workbench.metrics_log import read_metrics
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     parts = [
         f"`workbench quickstart` on {settings['data']}, seed {settings['seed']}; timings are of a shared machine.",
         "## Time\n\n" + times(options.run),
-        "## Training of the generator\n\n" + training(options.run / "generator"),
+        "## The generator\n\n" + generator(options.run),
         "## Fidelity\n\n" + fidelity(options.run),
         "## Use for a classifier\n\n" + classifiers(options.run, settings),
     ]
@@ -37,6 +38,14 @@ def times(run: Path) -> str:
     seconds = json.loads((run / "seconds.json").read_text())
     rows = [[name, f"{value:.0f}"] for name, value in seconds.items()]
     return table(["stage", "seconds"], [*rows, ["all", f"{sum(seconds.values()):.0f}"]])
+
+
+def generator(run: Path) -> str:
+    """Which one was taken, or the speed and last loss of the one that was trained."""
+    if not (run / "generator").exists():
+        made_by = read_dataset_info(run / "dataset")["config"]["pipeline"]
+        return f"{made_by}, trained before; its card says on what."
+    return training(run / "generator")
 
 
 def training(run: Path) -> str:

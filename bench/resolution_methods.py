@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import gen
 from gen.rpe2d.config import RPE2DConfig
 from gen.rpe2d.recipe import RPE2DRecipe
+from workbench.devices import has_fast_bf16
 from workbench.run_folder import RunFolder
 from workbench.training import Training
 
 Size = tuple[int, int]
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ METHODS = (
     Method("i1", "random positions", "random positions", "equispaced"),
     Method("i2", "RPE-2D: + crops and box", "rpe2d", "equispaced"),
 )
+UPSCALED = Method("k", "fixed RoPE at the training size, bicubic", "fixed rope", "upscaled")
 EXTRA = (
     Method("x1", "fixed RoPE + crops, extrapolation", "fixed rope, crops", "extrapolation"),
     Method("x2", "fixed RoPE + crops, interpolation", "fixed rope, crops", "vision_interpolation"),
@@ -106,30 +112,43 @@ def train_arm(task: Task, arm: str, seed: int, folder: Path) -> Path:
 
 
 def images_of(
-    task: Task, method: Method, size: Size, tricks: str, seed: int, folder: Path, count: int, options: dict[str, Any]
-) -> torch.Tensor:
-    """uint8 images (count, c, h, w), from the same labels and noise for every method; sampled, or read again."""
+    task: Task, method: Method, size: Size, tricks: str, seed: int, folder: Path, options: dict[str, Any]
+) -> UInt8[Tensor, "n c h w"]:
+    """Images from the same labels and noise for every method; sampled, or read again.
+
+    `options`: `count` of images, and what the pipeline is called with.
+    """
+    if method is UPSCALED:
+        native = (task.resolution, task.resolution)
+        return upscaled(images_of(task, METHODS[0], native, "none", seed, folder, options), size)
     run = train_arm(task, method.arm, seed, folder)
-    name = f"{method.key}-{size[0]}x{size[1]}-{tricks.replace(' ', '')}.safetensors"
-    path = run / "images" / name
+    about = f"{tricks.replace(' ', '')}-g{options['guidance_scale']:g}"
+    path = run / "images" / f"{method.key}-{size[0]}x{size[1]}-{about}.safetensors"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        images = _sample(run, method, size, tricks, count, options)
-        save_file({"images": images}, path.with_suffix(".partial"))
+        save_file({"images": _sample(run, method, size, tricks, options)}, path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
     return load_file(path)["images"]
 
 
-def _sample(run: Path, method: Method, size: Size, tricks: str, count: int, options: dict[str, Any]) -> torch.Tensor:
+def upscaled(images: UInt8[Tensor, "n c h w"], size: Size) -> UInt8[Tensor, "n c h2 w2"]:
+    """Bicubic, as an image program does it."""
+    larger = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
+    return larger.round().clamp(0, 255).byte()
+
+
+def _sample(run: Path, method: Method, size: Size, tricks: str, options: dict[str, Any]) -> UInt8[Tensor, "n c h w"]:
     pipe = gen.load(run)
     pipe.set_progress_bar_config(disable=True)
-    classes = len(pipe.label_names)
+    options = dict(options)
+    count, classes = options.pop("count"), len(pipe.label_names)
     batches = []
-    for start in range(0, count, 64):
-        numbers = range(start, min(start + 64, count))
-        images = pipe(
-            [k % classes for k in numbers], *size, position_mode=method.mode, output_type="pt",
-            generator=[torch.Generator().manual_seed(k) for k in numbers], **TRICKS[tricks], **options,
-        ).images  # fmt: skip
+    for start in range(0, count, BATCH):
+        numbers = range(start, min(start + BATCH, count))
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(torch.device("cpu"))):
+            images = pipe(
+                [k % classes for k in numbers], *size, position_mode=method.mode, output_type="pt",
+                generator=[torch.Generator().manual_seed(k) for k in numbers], **TRICKS[tricks], **options,
+            ).images  # fmt: skip
         batches.append((images * 255).round().byte())
     return torch.cat(batches)

@@ -5,24 +5,31 @@
 
 shapes: analytic shapes, trained at 32 px, with true references at 24, 32, 48, 64 and 32x64. fashion: Fashion-MNIST,
 trained at 16 px, asked for at 28 px, against the real test images. All arms share width, data, steps, seeds, labels,
-noise and sampler; every inference trick is given to every method. What is finished is kept in --folder: call again to go
-on, or call several at once with different --seeds.
+noise and sampler; every inference trick is given to every method. What is finished is kept in --folder: call again to
+go on, or call several at once, with different --seeds or --methods and without --output.
 """
 
 import argparse
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do
-import torch
-from resolution_methods import EXTRA, METHODS, TRICKS, Task, images_of, train_arm
+from measured import write_result
+from resolution_methods import EXTRA, METHODS, TRICKS, UPSCALED, Method, Size, Task, images_of, train_arm
+from resolution_table import resolution_table
+
+from workbench.records import DatasetWriter
+from workbench.scenes import shapes
 
 SHAPES = Task(
     "shapes", "shapes", 32, ((24, 24), (32, 32), (48, 48), (64, 64), (32, 64)), patch_size=4, max_positions=16
 )
 FASHION = Task("fashion", "fashion-mnist", 16, ((16, 16), (28, 28)), patch_size=2, max_positions=16)
 TASKS = {task.name: task for task in (SHAPES, FASHION)}
-NUM_SCENES = 16384
+NUM_SCENES, SCENE_SHARD = 16384, 1024
+ALL = (*METHODS, UPSCALED, *EXTRA)
 
 
 def main() -> None:
@@ -31,64 +38,95 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--preset", default="smoke")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--inference-steps", type=int, default=25)
-    parser.add_argument("--methods", nargs="+", default=[m.key for m in METHODS])
-    parser.add_argument("--sizes", nargs="+")
+    parser.add_argument("--guidance-scale", type=float, default=1.0)
+    parser.add_argument("--methods", nargs="+", default=[m.key for m in (*METHODS, UPSCALED)])
+    parser.add_argument("--sizes", nargs="+", help="such as 48x48; all unless given")
     parser.add_argument("--tricks", nargs="+", default=["none", "lambda + shift"], choices=TRICKS)
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--output", help="markdown file for the table")
     options = parser.parse_args()
     task = prepared(TASKS[options.task], options)
+    found = []
     for seed in options.seeds:
-        for method in (*METHODS, *EXTRA):
+        for method in ALL:
             if method.key in options.methods:
                 train_arm(task, method.arm, seed, options.folder)
-                for size in task.sizes:
-                    for tricks in options.tricks:
-                        sample(task, method, size, tricks, seed, options)
+                found += [] if options.train_only else results_of(task, method, seed, options)
+    if options.output:
+        write_result(
+            "RPE-2D at other resolutions", __doc__ or "", resolution_table(task, found, options), options.output
+        )
 
 
 def prepared(task: Task, options: argparse.Namespace) -> Task:
     """The task with its data on disk and the settings of this call."""
-    from dataclasses import replace
-
     settings = {
-        "preset": options.preset, "max_train_steps": options.steps, "learning_rate": options.learning_rate,
-        "ema_decay": 0.999, "checkpointing_steps": 1000,
+        "preset": options.preset, "max_train_steps": options.steps, "train_batch_size": options.batch_size,
+        "learning_rate": options.learning_rate, "optimizer": "muon", "ema_decay": 0.999, "checkpointing_steps": 1000,
     }  # fmt: skip
     data = str(write_shapes(options.folder / "shapes-64")) if task is SHAPES else task.data
-    sizes = tuple(s for s in task.sizes if not options.sizes or f"{s[0]}x{s[1]}" in options.sizes)
+    sizes = tuple(size for size in task.sizes if not options.sizes or f"{size[0]}x{size[1]}" in options.sizes)
     return replace(task, data=data, settings=settings, sizes=sizes)
 
 
-def sample(task, method, size, tricks, seed, options):
+def results_of(task: Task, method: Method, seed: int, options: argparse.Namespace) -> list[dict]:
+    """What was measured of a method's images at each size with each of the tricks; kept as JSON."""
+    found = []
+    for size in task.sizes:
+        for tricks in tricks_at(task, method, size, options):
+            name = f"{method.key}-{size[0]}x{size[1]}-{tricks.replace(' ', '')}-g{options.guidance_scale:g}.json"
+            path = options.folder / task.name / "results" / str(seed) / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                images = images_of(task, method, size, tricks, seed, options.folder, sampling(options))
+                path.write_text(json.dumps(figures(task, images, size, options)))
+            told = {"method": method.key, "seed": seed, "size": size, "tricks": tricks}
+            found.append({**told, **json.loads(path.read_text())})
+    return found
+
+
+def tricks_at(task: Task, method: Method, size: Size, options: argparse.Namespace) -> list[str]:
+    """At the training size the tricks do nothing, and upscaling has none."""
     native = size == (task.resolution, task.resolution)
-    if native and tricks != "none":
-        return
-    images_of(
-        task,
-        method,
-        size,
-        tricks,
-        seed,
-        options.folder,
-        options.images,
-        {"num_inference_steps": options.inference_steps},
-    )
+    return ["none"] if native or method is UPSCALED else options.tricks
+
+
+def sampling(options: argparse.Namespace) -> dict:
+    """Number of images, steps and guidance."""
+    return {
+        "count": options.images,
+        "num_inference_steps": options.inference_steps,
+        "guidance_scale": options.guidance_scale,
+    }
+
+
+def figures(task: Task, images, size: Size, options: argparse.Namespace) -> dict[str, float]:
+    """Measures of one set of images."""
+    if task.name == "fashion":
+        from fashion_measures import measure_fashion
+
+        return measure_fashion(images, size)
+    import torch
+    from shape_measures import measure, real_shapes
+    from shape_network import shape_network
+
+    labels = torch.arange(len(images)) % 4
+    return measure(images, labels, real_shapes(size, len(images))[0], shape_network(options.folder / "networks"))
 
 
 def write_shapes(folder: Path) -> Path:
     """Renders at twice the training resolution, so that a crop has its own true pixels."""
-    from workbench.records import DatasetWriter
-    from workbench.scenes import shapes
-
     if not (folder / "dataset.json").exists():
         scenes = shapes(range(NUM_SCENES), 64, seed=1)
-        writer = DatasetWriter(folder, scenes.label_names, {"seed": 1}, shard_size=1024)
+        writer = DatasetWriter(folder, scenes.label_names, {"seed": 1}, shard_size=SCENE_SHARD)
         for shard in writer.missing_shards(NUM_SCENES):
-            part = slice(shard * 1024, (shard + 1) * 1024)
+            part = slice(shard * SCENE_SHARD, (shard + 1) * SCENE_SHARD)
             rows = [{"label": int(label), "source": "real"} for label in scenes.labels[part]]
             writer.write_shard(shard, list(scenes.images[part].numpy()), rows)
         writer.finish(seed=1)

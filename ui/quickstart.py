@@ -1,4 +1,4 @@
-"""The main job: real images in, a trained generator, a measured synthetic data set and a report out.
+"""The main job: real images in; a generator, a measured synthetic data set and a report out.
 
 `quickstart` below reads top to bottom as what is done. Each stage leaves a folder that says that it is complete, so
 that a second call goes on where the first one stopped, or says that all is done.
@@ -47,8 +47,12 @@ def quickstart(config: QuickstartConfig) -> Path:
 
     _check_data(config)
     clock = Clock(config.output / "seconds.json")
-    with clock.stage("1 of 5", f"train a generator on {config.data}"):
-        generator = train_generator(config)
+    if config.source == "train":
+        with clock.stage("1 of 5", f"train a generator on {config.data}"):
+            generator = train_generator(config)
+    else:
+        with clock.stage("1 of 5", f"take the generator {config.source}"):
+            generator = take_generator(config)
     with clock.stage("2 of 5", "generate a data set"):
         dataset = generate(config, generator)
     with clock.stage("3 of 5", "measure it against real images"):
@@ -83,7 +87,21 @@ class Clock:
 # ---- the stages ---------------------------------------------------------------------------------------------------
 
 
-def train_generator(config: QuickstartConfig) -> Path:
+def take_generator(config: QuickstartConfig) -> str:
+    """The trained generator that the settings name. Raises UserError unless it makes the data's classes."""
+    from gen.loading import load_pipeline
+    from workbench.datasets import load_images
+
+    made, wanted = load_pipeline(config.source).label_names, load_images(config.data, "train").label_names
+    if tuple(made) != tuple(wanted):
+        raise UserError(
+            f"{config.source} makes {', '.join(made) or 'images without labels'}, and {config.data} has "
+            f"{', '.join(wanted) or 'none'}; give --generator train"
+        )
+    return config.source
+
+
+def train_generator(config: QuickstartConfig) -> str:
     """Train the RPE-2D generator; returns its run's folder."""
     from gen.rpe2d.config import RPE2DConfig
     from gen.rpe2d.recipe import RPE2DRecipe
@@ -93,19 +111,19 @@ def train_generator(config: QuickstartConfig) -> Path:
         data=config.data, output_dir=run, resolution=config.resolution, max_train_steps=config.max_train_steps,
         train_batch_size=config.train_batch_size, max_positions=config.max_positions, learning_rate=2e-3,
         checkpointing_steps=200, checkpoints_total_limit=1, validation_steps=config.max_train_steps,
-        patch_size=PATCH, num_layers=4, ema_decay=0.995, seed=config.seed, device=config.device,
+        patch_size=PATCH, num_layers=4, optimizer="muon", ema_decay=0.995, seed=config.seed, device=config.device,
     )  # fmt: skip
     _train(RPE2DRecipe, settings)
-    return run
+    return str(run / "pipeline")
 
 
-def generate(config: QuickstartConfig, generator: Path) -> Path:
+def generate(config: QuickstartConfig, generator: str) -> Path:
     """Sample the generator at all sizes; returns the data set's folder."""
     from gen.sample import sample
     from gen.sampling_config import SampleConfig
 
     settings = SampleConfig(
-        pipeline=str(generator / "pipeline"), output=config.output / "dataset", num_images=config.num_images,
+        pipeline=generator, output=config.output / "dataset", num_images=config.num_images,
         size=config.size, guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
         shard_size=500, seed=config.seed, device=config.device,
     )  # fmt: skip

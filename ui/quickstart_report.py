@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gen.loading import find_pipeline
 from workbench.config import parse_size, to_mapping
 from workbench.dataset_format import read_dataset_info
 from workbench.datasets import LabelledImages, load_images
@@ -27,7 +28,7 @@ PAIRS = 8
 
 def write_report(
     config: QuickstartConfig,
-    generator: Path,
+    generator: str,
     dataset: Path,
     measured: Sequence[dict[str, Any]],
     accuracies: dict[str, list[float]],
@@ -37,25 +38,28 @@ def write_report(
     report = Report(f"Quickstart: {config.data}")
     real = load_images(config.data, "train", parse_size(config.resolution))
     made = load_images(dataset)
-    _summary(report, config, dataset, accuracies, measured)
+    _summary(report, config, generator, dataset, accuracies)
     _pictures(report, real, made)
     _fidelity(report, measured, made, real)
     _usefulness(report, config, accuracies, real, made)
-    _training(report, generator)
+    _generator(report, config, generator)
     _provenance(report, config, dataset, seconds, real)
     return report.write(config.output / "report.html")
 
 
 def _summary(
-    report: Report, config: QuickstartConfig, dataset: Path, accuracies: dict[str, list[float]], measured: Sequence[Any]
+    report: Report, config: QuickstartConfig, generator: str, dataset: Path, accuracies: dict[str, list[float]]
 ) -> None:
     count = read_dataset_info(dataset)["counts"]["train"]["total"]
     means = {name: statistics.mean(values) for name, values in accuracies.items()}
-    folder = config.output / "generator" / "pipeline"
+    told = (
+        f"A diffusion transformer was trained on the real images of **{config.data}**"
+        if config.source == "train"
+        else f"The trained diffusion transformer **{config.source}** was taken"
+    )
     report.text(
-        f"A diffusion transformer was trained on the real images of **{config.data}** and generated "
-        f"**{count:,} labelled images** at the sizes {', '.join(config.size)}. They are in `{dataset}`, "
-        f"the generator is in `{folder}`.\n\n"
+        f"{told} and generated **{count:,} labelled images** at the sizes {', '.join(config.size)}. They are in "
+        f"`{dataset}`, the generator is in `{find_pipeline(generator)}`.\n\n"
         f"A small classifier reaches **{means['real']:.1%}** on real test images when trained on real images, "
         f"**{means['generated']:.1%}** when trained on generated ones only, and **{means['real and generated']:.1%}** "
         "on both together."
@@ -120,9 +124,16 @@ def _usefulness(
     report.table(rows, f"ConvNet of width {config.classifier_width}, {config.classifier_steps} steps for each")
 
 
-def _training(report: Report, generator: Path) -> None:
-    report.heading("Training of the generator")
-    rows = [row for row in read_metrics(generator / "metrics.jsonl") if "loss" in row]
+def _generator(report: Report, config: QuickstartConfig, generator: str) -> None:
+    report.heading("The generator")
+    if config.source != "train":
+        report.text(
+            f"{config.source} was trained before, and may have seen more images than the {config.data} of this job: "
+            f"its card, `{find_pipeline(generator) / 'README.md'}`, says which. `workbench quickstart --generator "
+            "train` trains one on this job's images alone."
+        )
+        return
+    rows = [row for row in read_metrics(Path(generator).parent / "metrics.jsonl") if "loss" in row]
     report.curve(
         {"loss": [(row["step"], row["loss"]) for row in rows]}, "step", "loss", "Mean squared error of velocity"
     )

@@ -41,6 +41,10 @@ class Recipe(ABC):
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
         """Scalars of these samples; `loss` is minimised, the others are logged. `model` is the wrapped one."""
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Matrices between a transformer's first and last layers, which the Muon optimizer may train; else none."""
+        return []
+
     @abstractmethod
     def validate(self, model: nn.Module, folder: Path, step: int) -> Mapping[str, float]:
         """Figures of the averaged model; pictures go to `folder`."""

@@ -35,6 +35,7 @@ from workbench.errors import UserError
 from workbench.files import user_errors_for_disk
 from workbench.launch import command_line, processes_asked, resume_command, versions
 from workbench.metrics_log import MetricsLog, Window
+from workbench.optimizers import make_optimizers
 from workbench.progress import progress
 from workbench.recipe import Recipe
 from workbench.run_folder import RunFolder
@@ -103,19 +104,15 @@ class Training:
         model = self.recipe.model.to(self.accelerator.device)
         self.recipe.to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=ema_update(config.ema_decay))
-        optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay, eps=config.adam_epsilon, fused=True,
-        )  # fmt: skip
+        optimizers = make_optimizers(config, model, self.recipe.hidden_matrices())
         schedule = get_scheduler(
             config.lr_scheduler,
-            optimizer,
+            optimizers[0],
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
         )
         self.lr_factor = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save or to resume
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         # accelerate would save the model as one of several processes wraps it; `_save` keeps the bare one
         self.accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         self.accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -177,20 +174,25 @@ class Training:
         draws = self.recipe.draw(
             self.batch_size, seeds.generator(self.config.seed, STEP, step, device=self.accelerator.device), step
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.lr_factor(step - 1)
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * self.lr_factor(step - 1)
         with self.window.computing():
             figures = self._forward_backward(indices, draws)
         figures["grad_norm"] = self._clip()
         finite, signum = self._agree(figures["grad_norm"].isfinite() & figures["loss"].isfinite())
         if finite or self.accelerator.scaler is not None:  # fp16's loss scaler has to see the overflow
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         if finite:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         else:
             self._restore_buffers()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         return figures, finite, signum
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _forward_backward(self, indices: Int64[Tensor, " g"], draws: dict[str, Tensor]) -> dict[str, Tensor]:
         """Accumulate the gradient of this process's share of the global batch; returns the mean figures."""
@@ -237,7 +239,7 @@ class Training:
         window = self.window
         means = self.accelerator.reduce(window.means(), reduction="mean")
         figures = {key: value.item() for key, value in means.items()}
-        figures |= {"lr": self.optimizer.param_groups[0]["lr"], **window.speed(self.batch_size)}
+        figures |= {"lr": self._groups()[0]["lr"], **window.speed(self.batch_size)}
         if window.skipped:
             figures["skipped_steps"] = window.skipped
         window.restart()
@@ -336,6 +338,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     precision = config.mixed_precision
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "no"
+    if precision == "fp16" and config.optimizer == "muon":
+        raise UserError("--optimizer muon does not work with --mixed-precision fp16; give bf16, no or auto")
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--mixed-precision fp16 does not work on a CPU; give bf16, no or auto")
     if device.type == "cuda":

@@ -99,6 +99,11 @@ class RPE2DRecipe(Recipe):
         velocity = model(x_t, draws["time"] * 1000, labels, box, positions, token_ids=tokens, return_dict=False)[0]
         return {"loss": F.mse_loss(velocity.float(), draws["noise"] - x_0)}
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Those of attention and of the MLP."""
+        named = self.model.blocks.named_parameters()
+        return [weight for name, weight in named if weight.ndim == 2 and "modulation" not in name]
+
     @property
     def num_classes(self) -> int:
         """Number of labels; also the id of "no label"."""

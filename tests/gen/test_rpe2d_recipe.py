@@ -1,5 +1,6 @@
 import inspect
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -377,3 +378,27 @@ def test_too_few_classes_are_a_sentence(tmp_path, classes):
     write_images(tmp_path / "data", {name: noise_images(count, *SOURCE) for name, count in classes.items()})
     with pytest.raises(UserError, match=r"at least 2 are needed|too few images of dog"):
         RPE2DRecipe(settings(tmp_path / "data", tmp_path / "run"))
+
+
+def test_muon_trains_the_blocks_and_resumes_exactly(photographs, tmp_path):
+    options = {
+        "optimizer": "muon", "max_train_steps": 4, "checkpointing_steps": 2, "checkpoints_total_limit": 9,
+        "validation_steps": 0, "logging_steps": 1,
+    }  # fmt: skip
+    recipe = RPE2DRecipe(settings(photographs, tmp_path / "whole", **options))
+    names = {id(weight): name for name, weight in recipe.model.named_parameters()}
+    assert {names[id(weight)].split(".", 2)[2] for weight in recipe.hidden_matrices()} == {
+        "attention.to_qkv.weight", "attention.to_out.weight", "mlp.0.weight", "mlp.2.weight"
+    }  # fmt: skip
+    train(recipe.config)
+    train(settings(photographs, tmp_path / "parts", **options))
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000004")
+    (tmp_path / "parts" / "finished.json").unlink()
+    train(settings(photographs, tmp_path / "parts", **options))
+    whole, parts = (gen.load(tmp_path / name).transformer.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+
+
+def test_muon_and_fp16_are_refused(photographs, tmp_path):
+    with pytest.raises(UserError, match="muon does not work with --mixed-precision fp16"):
+        train(settings(photographs, tmp_path / "run", optimizer="muon", mixed_precision="fp16"))

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import yaml
 from PIL import Image
 
 from ui import quickstart as job
-from ui.quickstart import quickstart
+from ui.quickstart import quickstart, train_generator
 from ui.quickstart_config import QuickstartConfig
 from ui.run import config_of
 from workbench import feature_network
+from workbench.dataset_format import read_dataset_info
 from workbench.errors import UserError
 from workbench.feature_training import FeatureSettings
 from workbench.verify import verify
@@ -70,6 +72,28 @@ def test_main_job(config: QuickstartConfig, capsys: pytest.CaptureFixture[str]) 
     assert report.stat().st_mtime_ns == before
 
 
+def test_a_trained_generator_is_taken_where_it_makes_the_classes(
+    config: QuickstartConfig, images: Path, tmp_path: Path
+) -> None:
+    train_generator(config)
+    taking = replace(config, output=tmp_path / "second", generator=str(config.output / "generator"))
+    text = quickstart(taking).read_text()
+    assert "was trained before" in text
+    assert not (taking.output / "generator").exists()
+    assert read_dataset_info(taking.output / "dataset")["config"]["pipeline"] == taking.generator
+    (images / "above").rename(images / "over")
+    try:
+        with pytest.raises(UserError, match=r"makes above, below, and .* has below, over; give --generator train"):
+            quickstart(replace(taking, output=tmp_path / "third"))
+    finally:
+        (images / "over").rename(images / "above")
+
+
+def test_fashion_mnist_has_a_generator_in_the_zoo() -> None:
+    assert QuickstartConfig().source == QuickstartConfig(data="fashion-mnist").source == "zoo:fashion-rpe2d"
+    assert QuickstartConfig(generator="train").source == QuickstartConfig(data="path/to/images").source == "train"
+
+
 def test_interrupted_job_goes_on(config: QuickstartConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*rest: object) -> None:
         raise KeyboardInterrupt
@@ -112,7 +136,7 @@ def test_one_class_fails_before_any_training(config: QuickstartConfig, images: P
 @pytest.mark.parametrize("size", ["30", "68", "64x80", "0", "a"])
 def test_impossible_sizes_fail_at_once(size: str) -> None:
     with pytest.raises(UserError):
-        QuickstartConfig(size=[size]).check()
+        QuickstartConfig(size=[size], generator="train").check()
 
 
 def test_recipe_file_of_the_job(tmp_path: Path) -> None:
