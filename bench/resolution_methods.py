@@ -122,7 +122,7 @@ def images_of(
         native = (task.resolution, task.resolution)
         return upscaled(images_of(task, METHODS[0], native, "none", seed, folder, options), size)
     run = train_arm(task, method.arm, seed, folder)
-    about = f"{tricks.replace(' ', '')}-g{options['guidance_scale']:g}"
+    about = f"{tricks.replace(' ', '')}-g{options['guidance_scale']:g}-n{options['count']}"
     path = run / "images" / f"{method.key}-{size[0]}x{size[1]}-{about}.safetensors"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)

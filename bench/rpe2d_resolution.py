@@ -80,7 +80,8 @@ def results_of(task: Task, method: Method, seed: int, options: argparse.Namespac
     found = []
     for size in task.sizes:
         for tricks in tricks_at(task, method, size, options):
-            name = f"{method.key}-{size[0]}x{size[1]}-{tricks.replace(' ', '')}-g{options.guidance_scale:g}.json"
+            about = f"{tricks.replace(' ', '')}-g{options.guidance_scale:g}-n{options.images}"
+            name = f"{method.key}-{size[0]}x{size[1]}-{about}.json"
             path = options.folder / task.name / "results" / str(seed) / name
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Data order, noise and augmentation are functions of (seed, step). So a run that 
 uninterrupted one (bit for bit on a CPU), and splitting a global batch over processes or forward passes changes nothing.
 """
 
+import copy
 import json
 import shutil
 import sys
@@ -39,6 +40,7 @@ from workbench.optimizers import make_optimizers
 from workbench.progress import progress
 from workbench.recipe import Recipe
 from workbench.run_folder import RunFolder
+from workbench.sharding import check_sharding, join, spread, spread_average, whole
 from workbench.signals import StopRequest
 
 STEP = 1  # stream of randomness
@@ -112,7 +114,10 @@ class Training:
             num_training_steps=config.max_train_steps,
         )
         self.lr_factor = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save or to resume
+        self.template = copy.deepcopy(self.ema).cpu() if self.accelerator.is_fsdp2 else self.ema
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        if self.accelerator.is_fsdp2:
+            spread_average(self.accelerator, self.model, self.ema, self.optimizers[0])
         # accelerate would save the model as one of several processes wraps it; `_save` keeps the bare one
         self.accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
         self.accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
@@ -132,17 +137,21 @@ class Training:
 
     def _load(self, folder: Path) -> None:
         try:
+            for name, (network, template) in self._networks().items():
+                complete = whole(network, template)
+                load_model(complete, folder / f"{name}.safetensors")
+                spread(complete, network)
             self.accelerator.load_state(str(folder))
-            for name, network in self._networks().items():
-                load_model(network, folder / f"{name}.safetensors")
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"{folder} is a checkpoint of another model; give the settings that it was made with, or another one"
             ) from error
         self.window.load_state(json.loads((folder / "window.json").read_text()))
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"model": self.accelerator.unwrap_model(self.model), "ema": self.ema}
+    def _networks(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """What a checkpoint holds beside accelerate's state; each with its template for `whole`."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {"model": (model, self.template.module), "ema": (self.ema, self.template)}
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +224,7 @@ class Training:
 
     def _clip(self) -> Tensor:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        return torch.as_tensor(norm, device=self.accelerator.device)
+        return join(torch.as_tensor(norm, device=self.accelerator.device))
 
     @torch.no_grad()
     def _restore_buffers(self) -> None:
@@ -269,21 +278,25 @@ class Training:
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
+        for name, (network, template) in self._networks().items():
+            complete = whole(network, template)
+            if self.main:
+                save_model(complete, str(partial / f"{name}.safetensors"))
         if self.main:
-            for name, network in self._networks().items():
-                save_model(network, str(partial / f"{name}.safetensors"))
             (partial / "window.json").write_text(json.dumps(self.window.state()))
         self.accelerator.wait_for_everyone()
 
     def _validate(self, step: int) -> None:
+        model = self._averaged()
         if self.main:
-            figures = dict(self.recipe.validate(self._averaged(), self.folder.samples, step))
+            figures = dict(self.recipe.validate(model, self.folder.samples, step))
             if figures:
                 self._record_figures(step, figures)
         self.model.train()
         self.accelerator.wait_for_everyone()
 
     def _publish(self) -> None:
+        model = self._averaged()
         if self.main:
             record = {
                 "command": command_line(), "versions": versions(), "settings": self._settings(),
@@ -291,13 +304,14 @@ class Training:
             }  # fmt: skip
             self.folder.publish(
                 self.config.max_train_steps,
-                lambda folder: self.recipe.publish(self._averaged(), folder, record),
+                lambda folder: self.recipe.publish(model, folder, record),
             )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
     def _averaged(self) -> nn.Module:
-        return self.ema.module if self.config.ema_decay else self.accelerator.unwrap_model(self.model)
+        model = self.ema.module if self.config.ema_decay else self.accelerator.unwrap_model(self.model)
+        return whole(model, self.template.module)
 
     # ---- ends --------------------------------------------------------------------------------------------------------
 
@@ -345,9 +359,11 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this program may have differed
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=precision, cpu=device.type == "cpu", log_with=tracker, project_dir=str(config.output_dir)
     )
+    check_sharding(accelerator, config)
+    return accelerator
 
 
 def _warn_if_world_is_small(world: int) -> None:

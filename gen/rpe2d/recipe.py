@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gen.card import write_card
 from gen.rpe2d.config import RPE2DConfig
+from gen.rpe2d.crops import flip_boxes
 from gen.rpe2d.examples import open_examples
 from gen.rpe2d.inheritance import inherit
 from gen.rpe2d.pipeline import RPE2DPipeline, make_scheduler
@@ -81,7 +82,8 @@ class RPE2DRecipe(Recipe):
         for axis, (name, length, maximum) in enumerate(axes):
             maximum = annealed(length, maximum, step, over)
             if self.config.crop_aligned_positions:
-                start, extent = draws["box"][:, axis], draws["box"][:, axis + 2]
+                box = flip_boxes(draws["box"], draws["flip"])
+                start, extent = box[:, axis], box[:, axis + 2]
                 positions[name] = crop_aligned_positions(start, extent, length, maximum, generator)
             else:
                 positions[name] = sample_positions(batch_size, length, maximum, generator)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,10 @@ def test_positions_of_crops_can_follow_the_crop(photographs, tmp_path):
     assert (drawn["rows"][close].diff(dim=-1).float().mean(-1) < 1.7).all()
     top = drawn["box"][:, 0]
     assert drawn["rows"][top > 0.25, 0].min() > drawn["rows"][top < 0.05, 0].min()
+    mirrored = RPE2DRecipe(replace(config, random_flip=True)).draw(300, seeded(), 1)
+    left_half = mirrored["flip"] & (drawn["box"][:, 1] > 0.2)  # of the mirrored picture
+    assert left_half.any()
+    assert mirrored["columns"][left_half, 0].max() < drawn["columns"][left_half, 0].max()
 
 
 @pytest.mark.parametrize(("step", "most"), [(1, 4), (50, 5), (99, 5), (100, 6), (500, 6)])
