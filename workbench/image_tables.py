@@ -163,12 +163,14 @@ def _read_parquet(files: Sequence[Path], positions: Positions) -> Iterator[Encod
     for file in files:
         column = _parquet_columns(file).image
         with _parquet(file) as table:
-            rows = table.metadata.num_rows
-            first, last = np.searchsorted(positions, (start, start + rows))
-            batches = table.iter_batches(_batch_rows(table.metadata), columns=[column], use_threads=False)
-            cells = (batch.column(0) for batch in batches)
-            yield from _encoded(cells, positions[first:last] - start, file.parent)
-        start += rows
+            for group in range(table.metadata.num_row_groups):
+                rows = table.metadata.row_group(group).num_rows
+                first, last = np.searchsorted(positions, (start, start + rows))
+                if first < last:  # of several processes that share the images, none reads all of the file
+                    batches = table.iter_batches(_batch_rows(table.metadata), [group], [column], use_threads=False)
+                    cells = (batch.column(0) for batch in batches)
+                    yield from _encoded(cells, positions[first:last] - start, file.parent)
+                start += rows
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -49,7 +49,7 @@ def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
 
 def spread_average(accelerator: Accelerator, model: nn.Module, ema: AveragedModel, optimizer: Optimizer) -> None:
     """Spread `ema` as accelerate has spread `model`; let checkpoints hold the optimizer's state in one piece."""
-    model.forward = convert_outputs_to_fp32(accelerator.autocast()(model.forward))  # type: ignore[method-assign]
+    model.forward = convert_outputs_to_fp32(accelerator.autocast()(model.forward))
     fsdp2_prepare_model(accelerator, ema.module)
     accelerator.free_memory()  # it forgets what it would save in pieces, or a second time
     accelerator.register_save_state_pre_hook(

@@ -101,6 +101,20 @@ def test_chosen_positions_are_read_alone(collection: Path) -> None:
     assert list(stream.read([])) == []
 
 
+def test_only_the_row_groups_of_the_positions_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, asked = open_stream(write_parquet(tmp_path / "set"), "train", SIZE), []
+    whole = parquet.ParquetFile.iter_batches
+
+    def noting(self: parquet.ParquetFile, batch_size: int, row_groups: list[int], *rest: object, **options: object):
+        asked.extend(row_groups)
+        return whole(self, batch_size, row_groups, *rest, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", noting)
+    found = [int(p) for batch in stream.read([np.array([2]), np.array([COUNT - 1])]) for p in batch.positions]
+    assert found == [2, COUNT - 1]
+    assert len(asked) == 2
+
+
 def test_an_array_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (COUNT, 28, 28), dtype=np.uint8)
     arrays = {"t10k-images-idx3-ubyte.gz": images, "t10k-labels-idx1-ubyte.gz": np.arange(COUNT, dtype=np.uint8) % 10}

@@ -184,7 +184,12 @@ def train_then_die(output: Path, changes: Mapping[str, Any], place: str, name: s
 
 
 def train_on_two(
-    start: Callable[..., BaseProcess], output: Path, changes: Mapping[str, Any], **recipe: Any
+    start: Callable[..., BaseProcess],
+    output: Path,
+    changes: Mapping[str, Any],
+    *,
+    worker: Callable[..., None] = train_like_a_command,
+    **recipe: Any,
 ) -> list[int]:
     """Two processes as torchrun starts them; returns their exit codes."""
     with socket.socket() as free:
@@ -192,7 +197,7 @@ def train_on_two(
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     processes = [
-        start(train_like_a_command, output, changes, recipe, (), {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        start(worker, output, changes, recipe, (), {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     for process in processes:
