@@ -43,7 +43,7 @@ def check_sharding(accelerator: Accelerator, config: TrainingConfig) -> None:
             f"FSDP does not work with {refused}; launch as configs/accelerate/fsdp-eight-gpus.yaml does, with AdamW in "
             "bf16, or with a whole model on each GPU, as configs/accelerate/eight-gpus.yaml"
         )
-    plugin.mixed_precision_policy = None  # it rounds the model's inputs too; autocast, as elsewhere, rounds neither
+    plugin.mixed_precision_policy = None  # it would round inputs and gradients; autocast, as elsewhere, does not
     plugin.cpu_ram_efficient_loading = False  # all processes have drawn the same weights already
 
 
@@ -86,7 +86,8 @@ def spread(complete: nn.Module, network: nn.Module) -> None:
 
 
 def _save_optimizer(optimizer: Optimizer, path: Path, accelerator: Accelerator) -> None:
-    state = tree_map_only(DTensor, join, optimizer.state_dict())
+    device = "cpu" if accelerator.is_main_process else "meta"  # whole on the main process alone, off its GPU
+    state = tree_map_only(DTensor, lambda part: join(part).to(device), optimizer.state_dict())
     if accelerator.is_main_process:
         torch.save(state, path)
 
