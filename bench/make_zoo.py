@@ -40,7 +40,9 @@ def main() -> None:
     options = parser.parse_args()
     partial = options.folder.with_name(options.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    gen.load(options.run).to(torch.float16).save_pretrained(partial)
+    pipe = gen.load(options.run)
+    pipe.transformer.half()
+    pipe.save_pretrained(partial)
     sizes = [parse_size(size) for size in options.size]
     made = {size: sample(partial, size, options.num_images) for size in sizes}
     write_atomic(partial / "samples.png", encode_png(picture(list(made.values()))))
@@ -51,7 +53,7 @@ def main() -> None:
 
 def sample(folder: Path, size: Size, count: int) -> LabelledImages:
     """Images of all labels in turn, image k from seed k."""
-    pipe = gen.load(folder).to(torch.float32)
+    pipe = gen.load(folder)
     pipe.set_progress_bar_config(disable=True)
     classes, batches = len(pipe.label_names), []
     for start in range(0, count, BATCH):

@@ -9,6 +9,7 @@ FOLDER/shard-00000.safetensors ...   latents (n, K, c, h, w), boxes (n, K, 4), f
 A box is (top, left, height, width) in fractions of the image as the latent shows it: mirrored where `flips` says so.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +26,12 @@ from torch import Tensor
 from gen.latents import checksum
 from workbench.config import require
 from workbench.dataset_format import difference
+from workbench.datasets import OpenSplit
 from workbench.errors import UserError
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
+SHARDS = "shard-*.safetensors"
 SHARD_TENSORS = ("latents", "boxes", "labels", "positions", "moments")  # those that are read
 USUAL_STD = (0.5, 2.0)
 
@@ -65,6 +68,14 @@ def identity(settings: CacheSettings | None, vae: ModelMixin | None) -> dict[str
     if vae is not None:
         known["vae_checksum"] = checksum(vae)
     return dict(json.loads(json.dumps(known)))
+
+
+def data_identity(split: OpenSplit) -> dict[str, Any]:
+    """What tells the images of one split from those of another, unread: their number, labels and file names."""
+    names = split.source.file_names(split.positions)
+    listing = json.dumps([names, split.labels.tolist()]).encode()
+    checksum_of_listing = hashlib.sha256(listing).hexdigest()
+    return {"images": len(split.positions), "label_names": list(split.label_names), "listing": checksum_of_listing}
 
 
 class LatentCache:
@@ -151,7 +162,27 @@ class LatentCache:
 def check_same(folder: str | Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise UserError where the latents in a folder are not what is wanted."""
     if told := difference({name: stored.get(name) for name in wanted}, wanted):
-        raise UserError(f"{folder} holds other latents: {told}; give the same settings and VAE, or another folder")
+        raise UserError(
+            f"{folder} holds other latents: {told}; give the same data, settings and VAE, or another --latent-cache; "
+            "--overwrite makes those in a run's own folder anew"
+        )
+
+
+def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise UserError where a folder holds anything else than latents of the wanted identity, complete or not."""
+    if (folder / INDEX_NAME).exists():
+        check_same(folder, read_index(folder)["identity"], wanted)
+        return
+    for path in sorted(folder.glob("[!.]*")):
+        if not path.match(SHARDS):
+            raise UserError(f"{folder} holds {path.name}, which is no latents; choose an empty folder")
+        check_same(folder, read_shard(path)[1]["identity"], wanted)
+
+
+def remove_latents(folder: Path) -> None:
+    """Remove a cache's files, complete or not; several processes may do so at once."""
+    for path in (folder / INDEX_NAME, *folder.glob(SHARDS)):
+        path.unlink(missing_ok=True)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ Stopped at any moment, the same call goes on where it was; several processes sha
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,9 @@ from gen.latent_cache import (
     INDEX_NAME,
     CacheSettings,
     LatentCache,
-    check_same,
+    check_folder,
+    data_identity,
     identity,
-    read_index,
     read_shard,
     shard_path,
 )
@@ -43,67 +45,66 @@ from workbench.progress import progress
 CROPS = 4  # stream of randomness
 
 
-def open_images(settings: CacheSettings, vae: ModelMixin, max_pixels: int = 64_000_000) -> ImageStream:
-    """The images to encode, unread: as large as the closest crop needs, but no larger than the sources.
+def open_images(settings: CacheSettings, max_pixels: int = 64_000_000) -> ImageStream:
+    """The images to encode, unread: as large as the closest crop needs, but no larger than the largest source.
 
-    Raises UserError for a size that the VAE cannot take, and as `open_stream`.
+    Raises UserError as `open_stream`.
     """
-    factor = compression_factor(vae)
-    height, width = settings.size
-    if height % factor or width % factor:
-        raise UserError(f"images of {height}x{width} pixels do not fit the VAE; give multiples of {factor}")
-    stored = (round(height * settings.crop_max_scale), round(width * settings.crop_max_scale))
+    height, width = (round(side * settings.crop_max_scale) for side in settings.size)
     return open_stream(
-        settings.data, settings.split, stored, settings.classes,
-        channels=image_channels(vae), upscale=False, max_pixels=max_pixels,
-    )  # fmt: skip
+        settings.data, settings.split, (height, width), settings.classes, upscale=False, max_pixels=max_pixels
+    )
 
 
 def build_cache(
     folder: str | Path,
     settings: CacheSettings,
     vae: ModelMixin,
+    stream: ImageStream | None = None,
     *,
     batch_size: int = 32,
-    max_pixels: int = 64_000_000,
 ) -> LatentCache:
     """Encode what is missing on the VAE's device, `batch_size` images at a time, and open the cache.
 
-    All processes of a run call this together. Raises UserError where the folder holds anything else, or latents of
-    other settings or another VAE; and as `open_images`.
+    `stream`: what `open_images` gave for these settings, where it is open already. All processes of a run call this
+    together. Raises UserError where the folder holds anything else, or latents of other images, other settings or
+    another VAE; for a size that the VAE cannot take; and as `open_images`.
     """
     settings.check()
     folder, state = Path(folder), PartialState(cpu=vae.device.type == "cpu")
-    if not _complete(folder):
-        stream = open_images(settings, vae, max_pixels)
-        encoder = _Encoder(settings, vae, stream)
-        with user_errors_for_disk(folder):
-            _open_folder(folder, encoder)
-            state.wait_for_everyone()  # all look before one writes
-            encoder.write_missing(folder, batch_size, state)
+    encoder = _Encoder(settings, vae, stream or open_images(settings))
+    with user_errors_for_disk(folder):
+        make_folder(folder)
+        check_folder(folder, encoder.identity)
+        missing = [n for n in range(encoder.num_shards) if not shard_path(folder, n).exists()]
+        complete = not missing and (folder / INDEX_NAME).exists()
+        state.wait_for_everyone()  # all look before one writes
+        if not complete:
+            encoder.write(folder, missing[state.process_index :: state.num_processes], batch_size, state)
             state.wait_for_everyone()
             if state.is_main_process:
                 _write_index(folder, encoder)
-        state.wait_for_everyone()
-    return LatentCache.open(folder, settings, vae)
+    state.wait_for_everyone()
+    return LatentCache.open(folder)
 
 
 class _Encoder:
     """Encodes the images of a stream, the same whoever encodes them, and when."""
 
     def __init__(self, settings: CacheSettings, vae: ModelMixin, stream: ImageStream) -> None:
-        self.settings, self.vae, self.stream = settings, vae, stream
-        known = {"images": len(stream), "label_names": list(stream.split.label_names)}
-        self.identity = {**identity(settings, vae), **known}
+        self.settings, self.vae = settings, vae
+        self.stream = replace(stream, form=replace(stream.form, channels=image_channels(vae)))
         self.num_shards = -(-len(stream) // settings.shard_size)
-        factor = compression_factor(vae)
-        self.latent_shape = (latent_channels(vae), settings.size[0] // factor, settings.size[1] // factor)
+        factor, (height, width) = compression_factor(vae), settings.size
+        if height % factor or width % factor:
+            raise UserError(f"images of {height}x{width} pixels do not fit the VAE; give multiples of {factor}")
+        self.latent_shape = (latent_channels(vae), height // factor, width // factor)
+        self.identity = identity(settings, vae) | data_identity(stream.split)
         self.max_scale = closest_crop(stream.size, settings.size, settings.crop_max_scale, settings.crop_max_upsampling)
 
-    def write_missing(self, folder: Path, batch_size: int, state: PartialState) -> None:
-        """Write this process's share of the shards that are not there: every P-th, in one pass over the images."""
-        mine = range(state.process_index, self.num_shards, state.num_processes)
-        plan = {n: self._batches(n, batch_size) for n in mine if not shard_path(folder, n).exists()}
+    def write(self, folder: Path, shards: Sequence[int], batch_size: int, state: PartialState) -> None:
+        """Write these shards, in one pass over the images."""
+        plan = {n: self._batches(n, batch_size) for n in shards}
         batches = [batch for shard in plan.values() for batch in shard]
         reader = self.stream.read(batches)
         total, name = sum(map(len, batches)), f"encoding {Path(self.settings.data).name}"
@@ -178,24 +179,6 @@ def _moments(latents: Float[Tensor, "n crops c h w"]) -> Float64[Tensor, "2 c"]:
     """Sums of the values of each channel, and of their squares."""
     values = latents.double()
     return torch.stack([values.sum((0, 1, 3, 4)), values.square().sum((0, 1, 3, 4))])
-
-
-def _complete(folder: Path) -> bool:
-    index = folder / INDEX_NAME
-    return index.exists() and all(shard_path(folder, n).exists() for n in range(len(read_index(folder)["counts"])))
-
-
-def _open_folder(folder: Path, encoder: _Encoder) -> None:
-    """Make the folder, or see that all in it is of this cache."""
-    make_folder(folder)
-    for path in sorted(folder.glob("[!.]*")):
-        if path.name == INDEX_NAME:
-            stored = read_index(folder)["identity"]
-        elif path.match("shard-*.safetensors"):
-            stored = read_shard(path)[1]["identity"]
-        else:
-            raise UserError(f"{folder} holds {path.name}, which is no latents; choose an empty folder")
-        check_same(folder, stored, encoder.identity)
 
 
 def _write_index(folder: Path, encoder: _Encoder) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import ModelMixin
+from huggingface_hub.errors import LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,9 +42,8 @@ def load_vae(name: str | Path, device: torch.device | str = "cpu") -> ModelMixin
             location, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the VAE {name} cannot be loaded: {reason}; give a folder with whole .safetensors weights"
+            f"the VAE {name} cannot be loaded: {_reason(error)}; give a folder with whole .safetensors weights"
         ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -71,11 +71,17 @@ def _class(location: str, name: str | Path) -> Any:
         kind = str(diffusers.AutoencoderKL.load_config(location).get("_class_name"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the config.json of the VAE {name} cannot be read; correct the name, or copy it again"
+            f"the config.json of the VAE {name} cannot be read: {_reason(error)}; correct the name, or copy it again"
         ) from error
     if not kind.startswith(FAMILIES) or not hasattr(diffusers, kind):
         raise UserError(f"{name} holds a {kind}, not a VAE; give an autoencoder of diffusers, such as AutoencoderKL")
     return getattr(diffusers, kind)
+
+
+def _reason(error: Exception) -> str:
+    """Its first line. diffusers says of a hub that cannot be reached that it lacks the file; its cause says more."""
+    cause = error.__context__
+    return str(cause if isinstance(cause, LocalEntryNotFoundError) else error).strip().splitlines()[0]
 
 
 def _try(vae: ModelMixin, name: str | Path) -> None:

@@ -67,7 +67,9 @@ def _zoo_folder(name: str) -> Path:
     names = sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
     if name not in names:
         known = (
-            f"the zoo holds {', '.join(names)}" if names else f"there is no zoo in {ZOO.parent}: clone the repository"
+            f"the zoo holds {', '.join(names)}"
+            if names
+            else f"there is no zoo in {ZOO.parent}: clone the repository, or train a generator"
         )
         raise UserError(f"there is no zoo:{name}; {known}")
     return ZOO / name

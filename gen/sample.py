@@ -81,6 +81,7 @@ def plan(config: SampleConfig, pipe: RPE2DPipeline) -> list[Job]:
     sizes = [parse_size(size) for size in config.size] or [pipe.native_size]
     for size in sizes:
         check_mode(pipe.transformer, _mode(config, pipe), pipe.grid(*size))
+        pipe.size_factors(size, _mode(config, pipe), config.factor("attention_scale"), config.factor("timestep_shift"))
     pipe.token_ids(config.prompt, 1)
     wanted = [int(label) if label.isdigit() and label not in pipe.label_names else label for label in config.label]
     labels = pipe.label_ids(wanted or list(pipe.label_names) or None).tolist()
@@ -148,6 +149,8 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
         guidance_interval=config.guidance_interval,
         prompt=config.prompt,
         position_mode=_mode(config, pipe),
+        attention_scale=config.factor("attention_scale"),
+        timestep_shift=config.factor("timestep_shift"),
         generator=[torch.Generator().manual_seed(config.seed + job.number) for job in batch],
         output_type="pt",
         return_dict=False,
@@ -157,9 +160,9 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
 
 def _row(config: SampleConfig, pipe: RPE2DPipeline, job: Job, checksum: str) -> dict[str, Any]:
     """The provenance of one image."""
-    from gen.rpe2d.placement import attention_factor, timestep_factor
-
-    grid = pipe.grid(*job.size)
+    attention_scale, timestep_shift = pipe.size_factors(
+        job.size, _mode(config, pipe), config.factor("attention_scale"), config.factor("timestep_shift")
+    )
     return {
         "label": job.label if pipe.label_names else -1,
         "source": "generated",
@@ -167,9 +170,10 @@ def _row(config: SampleConfig, pipe: RPE2DPipeline, job: Job, checksum: str) -> 
         "seed": config.seed + job.number,
         "guidance_scale": config.guidance_scale,
         "num_inference_steps": config.num_inference_steps,
+        "guidance_interval": list(config.guidance_interval),
         "position_mode": _mode(config, pipe),
-        "attention_scale": round(attention_factor("auto", pipe.transformer, grid), 6),
-        "timestep_shift": round(timestep_factor("auto", pipe.transformer, grid), 6),
+        "attention_scale": round(attention_scale, 6),
+        "timestep_shift": round(timestep_shift, 6),
         **({"prompt": config.prompt} if config.prompt else {}),
     }
 

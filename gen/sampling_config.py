@@ -43,6 +43,10 @@ class SampleConfig:
     position_mode: str | None = None
     """How a grid is placed in the trained positions: equispaced, isotropic, centered or random, or a rule such as
     interpolation for sizes beyond them. The generator's own unless given."""
+    attention_scale: str = "auto"
+    """Factor on the attention logits: auto, entropy or yarn by the number of patches, none, or a number."""
+    timestep_shift: str = "auto"
+    """Shift of the noise levels: auto by the number of patches, none, or a number."""
     num_inference_steps: int = 25
     batch_size: int = 64
     shard_size: int = 1000
@@ -60,5 +64,21 @@ class SampleConfig:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
         for size in self.size:
             parse_size(size)
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"--guidance-interval is {low} {high}; give two noise levels from 0 to 1, the lower first")
         if self.position_mode not in (None, *POSITION_MODES):
             raise UserError(f"--position-mode is {self.position_mode}; give one of {', '.join(POSITION_MODES)}")
+        self.factor("attention_scale", ("auto", "entropy", "yarn"))
+        self.factor("timestep_shift", ("auto",))
+
+    def factor(self, name: str, rules: tuple[str, ...] = ("auto", "entropy", "yarn")) -> float | str | None:
+        """A factor as the pipeline takes it. Raises UserError for anything but one of the rules, none or a number."""
+        value = getattr(self, name)
+        if value in (*rules, "none"):
+            return None if value == "none" else str(value)
+        try:
+            return float(value)
+        except ValueError:
+            allowed = ", ".join(rules)
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give {allowed}, none or a number") from None

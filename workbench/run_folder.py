@@ -16,7 +16,8 @@ from workbench.files import make_folder, publish_folder, write_atomic
 FREE = {
     "output_dir", "overwrite", "dry_run", "device", "checkpointing_steps", "checkpoints_total_limit",
     "resume_from_checkpoint", "validation_steps", "logging_steps", "report_to", "max_nonfinite_steps",
-    "train_batch_size", "gradient_accumulation_steps", "latent_cache",
+    "train_batch_size", "gradient_accumulation_steps", "latent_cache", "gradient_checkpointing", "compile",
+    "validation_images", "validation_inference_steps", "validation_guidance_scale",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from diffusers.optimization import get_scheduler
 from jaxtyping import Int64
 from safetensors.torch import load_model, save_model
@@ -44,6 +46,7 @@ from workbench.sharding import check_sharding, join, spread, spread_average, who
 from workbench.signals import StopRequest
 
 STEP = 1  # stream of randomness
+PATIENCE = timedelta(hours=6)  # one process may have that much more to prepare, or to publish, than the others
 
 
 class Training:
@@ -360,8 +363,9 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         torch.set_float32_matmul_precision("high")  # TF32
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this program may have differed
     accelerator = Accelerator(
-        mixed_precision=precision, cpu=device.type == "cpu", log_with=tracker, project_dir=str(config.output_dir)
-    )
+        mixed_precision=precision, cpu=device.type == "cpu", log_with=tracker, project_dir=str(config.output_dir),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )  # fmt: skip
     check_sharding(accelerator, config)
     return accelerator
 

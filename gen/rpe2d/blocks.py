@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-from jaxtyping import Complex64, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gen.rpe2d.rotary import rotate
+from gen.rpe2d.rotary import Rotary, rotate
 
-Rotary = Complex64[Tensor, "#b 1 n f"]
 FeedForward = Literal["gelu", "swiglu"]
 
 

@@ -22,7 +22,8 @@ class RPE2DConfig(TrainingConfig):
     vae: str | None = None
     """Train on the latents of this diffusers VAE's folder instead of on pixels; patches are then of latents."""
     crops_per_image: int = 4
-    """Latents cached for each image: the whole image and random crops, together as many crops as asked for below."""
+    """Latents cached for each image: first the whole image, then random crops of --crop-probability's share of all. 1
+    caches whole images only."""
     latent_cache: Path | None = None
     """Folder of the cached latents, to share between runs; in the run's folder unless given."""
     caption_column: str | None = None
@@ -107,7 +108,8 @@ class RPE2DConfig(TrainingConfig):
         require(self, counts, lambda value: value >= 1, "1 or more")
         counts = "position_annealing_steps validation_images"
         require(self, counts, lambda value: value >= 0, "0 or more")
-        require(self, "mlp_ratio rope_theta", lambda value: value > 0, "more than 0")
+        require(self, "mlp_ratio", lambda value: value > 0, "more than 0")
+        require(self, "rope_theta", lambda value: value > 1, "more than 1")
         require(self, "class_dropout_prob crop_probability", lambda value: 0 <= value <= 1, "a share from 0 to 1")
         require(self, "crop_max_scale crop_max_upsampling", lambda value: value >= 1, "1 or more")
 

@@ -25,7 +25,10 @@ def draw_boxes(
 
 
 def closest_crop(stored: tuple[int, int], size: tuple[int, int], max_scale: float, max_upsampling: float) -> float:
-    """The largest scale of a crop of `size` (height, width) that magnifies the `stored` pixels no more than allowed."""
+    """The largest scale of a crop of `size` (height, width) that magnifies the `stored` pixels no more than allowed.
+
+    A set is stored at one size, that of its largest image at most: a smaller image is magnified by so much more.
+    """
     spare = min(have / wanted for have, wanted in zip(stored, size, strict=True))
     return max(1.0, min(max_scale, max_upsampling * spare))
 

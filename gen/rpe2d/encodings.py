@@ -56,9 +56,10 @@ class FourierEncoding(nn.Module):
     def forward(self, rows: Rows, columns: Columns) -> Float[Tensor, "b n d"]:
         """The encoding of a grid of patches."""
         scaled = [torch.atleast_2d(p)[..., None] / m for p, m in zip((rows, columns), self.extent, strict=True)]
-        phases = self.frequencies(on_grid(*scaled).to(self.frequencies.weight.dtype))
-        features = torch.cat([phases.cos(), phases.sin()], dim=-1) / (2 * phases.shape[-1]) ** 0.5
-        return self.mlp(features)
+        with torch.autocast(rows.device.type, enabled=False):  # bf16 cannot tell neighbouring positions apart
+            phases = on_grid(*scaled) @ self.frequencies.weight.float().T
+            features = torch.cat([phases.cos(), phases.sin()], dim=-1) / (2 * phases.shape[-1]) ** 0.5
+        return self.mlp(features.to(self.frequencies.weight.dtype))
 
 
 class TableEncoding(nn.Module):
@@ -76,8 +77,8 @@ class TableEncoding(nn.Module):
 def _look_up(table: Float[Tensor, "m e"], positions: Num[Tensor, "b n"]) -> Float[Tensor, "b n e"]:
     if not positions.is_floating_point():
         return table[positions]
-    along = 2 * positions.to(table.dtype) / max(len(table) - 1, 1) - 1  # grid_sample's coordinates: the ends are +-1
+    along = 2 * positions.float() / max(len(table) - 1, 1) - 1  # grid_sample's coordinates: the ends are +-1
     places = torch.stack([torch.zeros_like(along), along], dim=-1)[:, :, None]  # (b, n, 1, 2)
-    image = table.T[None, :, :, None].expand(len(along), -1, -1, -1)  # (b, e, m, 1)
+    image = table.float().T[None, :, :, None].expand(len(along), -1, -1, -1)  # (b, e, m, 1)
     sampled = F.grid_sample(image, places, mode="bicubic", padding_mode="border", align_corners=True)
-    return sampled[..., 0].mT
+    return sampled[..., 0].mT.to(table.dtype)

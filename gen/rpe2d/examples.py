@@ -12,14 +12,17 @@ from diffusers import ModelMixin
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from gen.latent_cache import CacheSettings, LatentCache
+from gen.latent_cache import CacheSettings, LatentCache, check_folder, data_identity, identity, remove_latents
 from gen.latent_encoding import build_cache, open_images
 from gen.latents import compression_factor, latent_channels, load_vae
 from gen.rpe2d.config import RPE2DConfig
 from gen.rpe2d.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
+from workbench import seeds
 from workbench.datasets import LabelledImages, load_images, require_classes
 from workbench.errors import UserError
 from workbench.recipe import Draws
+
+CROP = 1  # stream of randomness
 
 Tokens = tuple[tuple[str, ...], ...] | None
 Batch = tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 4"]]  # clean examples and their boxes
@@ -122,11 +125,9 @@ class LatentExamples:
 
     def __init__(self, config: RPE2DConfig) -> None:
         assert config.vae is not None
-        self.vae = load_vae(config.vae)
         self.settings = cache_settings(config)
-        self.folder = config.latent_cache or Path(config.output_dir) / "latents"
-        self.max_pixels = config.max_image_pixels
-        stream = open_images(self.settings, self.vae, self.max_pixels)
+        self.stream = stream = open_images(self.settings, config.max_image_pixels)
+        self.vae = load_vae(config.vae)
         factor = compression_factor(self.vae)
         config.check_patches(factor)
         self.shape = (latent_channels(self.vae), config.size[0] // factor, config.size[1] // factor)
@@ -135,25 +136,40 @@ class LatentExamples:
         self.tokens = stream.split.tokens(config.caption_column) if config.caption_column else None
         self.kept = torch.arange(len(stream))  # of the images, those that could be read
         check_labels(self)
+        self._look(config)
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def to(self, device: torch.device) -> None:
         """Encode what is not encoded yet."""
+        self.device = device
         self.vae.to(device)
-        self.cache: LatentCache = build_cache(self.folder, self.settings, self.vae, max_pixels=self.max_pixels)
+        if self.outdated:
+            remove_latents(self.folder)
+        self.cache: LatentCache = build_cache(self.folder, self.settings, self.vae, self.stream)
         self.kept, self.notes = self.cache.positions, self.cache.notes
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Which of its crops each image shows."""
-        crops = self.settings.crops_per_image
-        return {"crop": torch.randint(crops, (batch_size,), generator=generator, device=generator.device)}
+        """Which of its crops each image shows: on the CPU, where they are read, so that no step waits for a device."""
+        on_cpu = seeds.generator(generator.initial_seed(), CROP)
+        return {"crop": torch.randint(self.settings.crops_per_image, (batch_size,), generator=on_cpu)}
 
     def __call__(self, indices: Int64[Tensor, " b"], draws: Draws) -> Batch:
-        """The drawn crops of these images, and their boxes."""
+        """The drawn crops of these images, and their boxes, on the model's device."""
         latents, boxes, _ = self.cache.read(indices, draws["crop"])
-        return latents.to(draws["crop"].device), boxes.to(draws["crop"].device)
+        return latents.to(self.device, non_blocking=True), boxes.to(self.device, non_blocking=True)
+
+    def _look(self, config: RPE2DConfig) -> None:
+        """Refuse a folder of other latents before anything is written; a run's own are outdated by `overwrite`."""
+        self.folder = config.latent_cache or Path(config.output_dir) / "latents"
+        self.outdated = False
+        try:
+            check_folder(self.folder, identity(self.settings, self.vae) | data_identity(self.stream.split))
+        except UserError:
+            self.outdated = config.overwrite and config.latent_cache is None
+            if not self.outdated:
+                raise
 
 
 def cache_settings(config: RPE2DConfig) -> CacheSettings:

@@ -1,5 +1,7 @@
 """The rivals of random positions: what others do to a model of fixed positions to reach a larger grid.
 
+On a model of random positions they take the whole range for the trained grid: of use beyond the range, not within.
+
 A model trained on L positions along an axis is asked for L' patches there; s = max(L' / L, 1). Each rule gives the
 positions of the patches, the rotary frequencies of each axis, and a factor on the attention logits. The `vision_` forms
 use each axis' own s, the others the larger one. DyPE changes with the noise level t: 1 is noise, 0 is image.

@@ -20,7 +20,8 @@ def inherit(model: RPE2DTransformer2DModel, folder: str | Path) -> None:
     different = [name for name in _fields(model) if _fields(model)[name] != _fields(trained).get(name)]
     if different:
         told = ", ".join(
-            f"{name} is {_fields(trained).get(name)} there and {_fields(model)[name]} here" for name in different
+            f"{name} is {_fields(trained).get(name)!r:.60} there and {_fields(model)[name]!r:.60} here"
+            for name in different
         )
         raise UserError(f"a run cannot start from {folder}: {told}; give the same settings and data")
     ours, theirs = (list(one.config.max_positions) for one in (model, trained))

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gen.latents import compression_factor, decode
-from gen.rpe2d.extrapolation import Extrapolation, Placement
+from gen.rpe2d.extrapolation import Placement
 from gen.rpe2d.placement import (
     AttentionScale,
     Generators,
@@ -30,7 +30,6 @@ from gen.rpe2d.placement import (
     place,
     timestep_factor,
 )  # fmt: skip
-from gen.rpe2d.positions import PositionMode
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
 from workbench.files import write_atomic
@@ -109,9 +108,28 @@ class RPE2DPipeline(DiffusionPipeline):
         height, width = self.transformer.config.sample_size
         return height * self.scale_factor, width * self.scale_factor
 
+    @property
+    def _patch(self) -> int:
+        """Pixels along a side of a patch."""
+        return self.transformer.config.patch_size * self.scale_factor
+
+    def size_factors(
+        self, size: tuple[int, int], mode: str, attention_scale: AttentionScale, timestep_shift: TimestepShift
+    ) -> tuple[float, float]:
+        """Factors on the attention logits and on the noise levels of an image of `size` (height, width) in pixels.
+
+        A YaRN rule brings a factor of its own, which takes the place of `auto`'s and multiplies a given one.
+        """
+        grid = self.grid(*size)
+        own = place(self.transformer, mode, grid).logit_scale if mode.endswith("yarn") else 1.0
+        if attention_scale == "auto" and mode.endswith("yarn"):
+            attention_scale = None
+        attention = own * attention_factor(attention_scale, self.transformer, grid)
+        return attention, timestep_factor(timestep_shift, self.transformer, grid)
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image. Raises UserError when the size is not made of whole patches."""
-        patch = self.transformer.config.patch_size * self.scale_factor
+        patch = self._patch
         if height % patch or width % patch or min(height, width) < patch:
             raise UserError(
                 f"{height}x{width} pixels is not made of whole {patch}-pixel patches; give multiples of {patch}"
@@ -151,7 +169,7 @@ class RPE2DPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         generator: Generators = None,
         num_images: int = 1,
-        position_mode: PositionMode | Extrapolation | None = None,
+        position_mode: str | None = None,
         attention_scale: AttentionScale = "auto",
         timestep_shift: TimestepShift = "auto",
         guidance_interval: tuple[float, float] = (0.0, 1.0),
@@ -190,20 +208,22 @@ class RPE2DPipeline(DiffusionPipeline):
         check_mode(self.transformer, mode, grid)
         if not ((labels != self.transformer.config.num_classes).any() or (tokens >= 0).any()):
             guidance_scale = 1.0  # there is nothing to guide to
+        logit_scale, shift = self.size_factors(
+            (grid[0] * self._patch, grid[1] * self._patch), mode, attention_scale, timestep_shift
+        )
         condition = Condition(
             labels.to(latents.device), tokens.to(latents.device), guidance_scale, guidance_interval,
-            place(self.transformer, mode, grid, generator, len(labels)),
-            attention_factor(attention_scale, self.transformer, grid),
+            place(self.transformer, mode, grid, generator, len(labels)).to(latents.device),
+            logit_scale,
         )  # fmt: skip
 
-        shift = timestep_factor(timestep_shift, self.transformer, grid)
         sigmas = torch.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
         self.scheduler.set_timesteps(sigmas=sigmas, mu=math.log(shift), device=latents.device)
         levels = self.scheduler.sigmas.tolist()  # a copy on the host: no step waits for the device
         with self.progress_bar(total=num_inference_steps) as bar:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if mode.startswith("dype"):
-                    placement = place(self.transformer, mode, grid, sigma=levels[step])
+                    placement = place(self.transformer, mode, grid, sigma=levels[step]).to(latents.device)
                     condition = replace(condition, placement=placement)
                 velocity = self._velocity(latents, timestep, levels[step], condition)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
@@ -224,6 +244,8 @@ class RPE2DPipeline(DiffusionPipeline):
         if steps < 1:
             raise UserError(f"num_inference_steps is {steps}; give 1 or more")
         labels = self.label_ids(class_labels, num_images)
+        if len(labels) == 0:
+            raise UserError("no image is asked for; give class_labels, or num_images of 1 or more")
         return grid, labels, self.token_ids(prompt, len(labels))
 
     def _noise(
@@ -241,20 +263,20 @@ class RPE2DPipeline(DiffusionPipeline):
         return latents.to(device, dtype)
 
     def _velocity(
-        self, latents: Tensor, timestep: Tensor, sigma: float, condition: "Condition"
+        self, latents: Tensor, timestep: Tensor, sigma: float, condition: Condition
     ) -> Float[Tensor, "b c h w"]:
         """The flow's velocity, guided away from the unconditional one: v_u + g (v_c - v_u), both in one batch."""
-        null = self.transformer.config.num_classes
         guided = condition.guides(sigma)
         if guided:
-            latents, condition = latents.repeat(2, 1, 1, 1), condition.with_unconditional(null)
+            latents = latents.repeat(2, 1, 1, 1)
+            condition = condition.with_unconditional(self.transformer.config.num_classes)
         placement = condition.placement
         velocity = self.transformer(
             latents,
             timestep.expand(1),
             condition.labels,
             position_ids=(placement.rows, placement.columns),
-            attention_scale=condition.logit_scale * placement.logit_scale,
+            attention_scale=condition.logit_scale,
             token_ids=condition.tokens,
             frequencies=placement.frequencies,
             return_dict=False,
@@ -294,9 +316,17 @@ class RPE2DPipeline(DiffusionPipeline):
         prompts = [prompt] * count if prompt is None or isinstance(prompt, str) else prompt
         if len(prompts) != count:
             raise UserError(f"{len(prompts)} prompts for {count} images; give one for all or one per image")
-        token_lists = [tokenize(one) if one else () for one in prompts]
+        token_lists = [_prompted(one, set(names)) for one in prompts]
         for token in dict.fromkeys(token for tokens in token_lists for token in tokens if token not in names):
             near = difflib.get_close_matches(token, names, n=3) or names[:10]
             known = f"known are, for example: {', '.join(near)}" if names else "this model was trained without captions"
             raise UserError(f"unknown token {token!r} in the prompt; {known}")
         return token_ids(token_lists, names)
+
+
+def _prompted(prompt: str | Sequence[str] | None, known: set[str]) -> tuple[str, ...]:
+    """A prompt's tokens: a list's as they are; of a text, parts between commas that are tokens, else their words."""
+    if not isinstance(prompt, str):
+        return tokenize(prompt)
+    parts = [tokenize([part]) for part in prompt.split(",")]
+    return tuple(token for part in parts for token in (part if set(part) <= known else tokenize(" ".join(part))))

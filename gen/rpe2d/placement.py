@@ -1,23 +1,23 @@
 """How an image of another size than the training size is asked for: positions, attention scale and timestep shift."""
 
 import math
-from typing import Literal
+from typing import get_args
 
 import torch
 
-from gen.rpe2d.extrapolation import ANY_ENCODING, EXTRAPOLATIONS, Extrapolation, Placement, extrapolate
+from gen.rpe2d.extrapolation import ANY_ENCODING, EXTRAPOLATIONS, Placement, extrapolate
 from gen.rpe2d.positions import PositionMode, check_range, inference_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
 
-AttentionScale = float | Literal["auto", "entropy", "yarn"] | None
-TimestepShift = float | Literal["auto"] | None
+AttentionScale = int | float | str | None  # a number, auto, entropy, yarn, or none
+TimestepShift = int | float | str | None  # a number, auto, or none
 Generators = torch.Generator | list[torch.Generator] | None
 
 
 def place(
     model: RPE2DTransformer2DModel,
-    mode: PositionMode | Extrapolation,
+    mode: str,
     grid: tuple[int, int],
     generator: Generators = None,
     batch_size: int = 1,
@@ -30,17 +30,22 @@ def place(
     """
     c, maximum = model.config, tuple(model.config.max_positions)
     if mode in EXTRAPOLATIONS:
-        return extrapolate(mode, grid, maximum, c.attention_head_dim, c.rope_theta, sigma).to(model.device)  # type: ignore[arg-type]
+        return extrapolate(mode, grid, maximum, c.attention_head_dim, c.rope_theta, sigma)  # type: ignore[arg-type]
     if mode != "random":
-        return Placement(*inference_positions(grid, maximum, mode)).to(model.device)  # type: ignore[arg-type]
+        return Placement(*inference_positions(grid, maximum, mode))  # type: ignore[arg-type]
+    if generator is None:  # one draw after another, as of noise
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
     generators = generator if isinstance(generator, list) else [generator] * batch_size
-    drawn = [inference_positions(grid, maximum, mode, one) for one in generators]
-    return Placement(torch.stack([r for r, _ in drawn]), torch.stack([c for _, c in drawn])).to(model.device)
+    drawn = [inference_positions(grid, maximum, mode, one) for one in generators]  # type: ignore[arg-type]
+    return Placement(torch.stack([r for r, _ in drawn]), torch.stack([c for _, c in drawn]))
 
 
-def check_mode(model: RPE2DTransformer2DModel, mode: PositionMode | Extrapolation, grid: tuple[int, int]) -> None:
+def check_mode(model: RPE2DTransformer2DModel, mode: str, grid: tuple[int, int]) -> None:
     """Raise UserError where the model cannot place this grid by this mode."""
     encoding = model.config.pos_embed_type
+    known = (*get_args(PositionMode), *EXTRAPOLATIONS)
+    if mode not in known:
+        raise UserError(f"position_mode is {mode!r}; give one of {', '.join(known)}")
     if mode not in EXTRAPOLATIONS:
         for length, maximum in zip(grid, model.config.max_positions, strict=True):
             check_range(length, maximum)
@@ -57,6 +62,8 @@ def attention_factor(rule: AttentionScale, model: RPE2DTransformer2DModel, grid:
     more tokens, 1 for fewer. yarn: (0.1 ln s + 1)^2 for the larger ratio s of sides, as FiT (arXiv 2402.12376) has it.
     """
     native, tokens = model.native_tokens, grid[0] * grid[1]
+    if rule not in (None, "auto", "entropy", "yarn") and not _positive(rule):
+        raise UserError(f"attention_scale is {rule!r}; give a number above 0, auto, entropy, yarn or None")
     if rule == "yarn":
         stretch = max(1.0, *(new / old for new, old in zip(grid, model.native_grid, strict=True)))
         return (0.1 * math.log(stretch) + 1) ** 2
@@ -70,6 +77,12 @@ def timestep_factor(rule: TimestepShift, model: RPE2DTransformer2DModel, grid: t
 
     auto: sqrt(N' / N) for N' tokens, N in training.
     """
+    if rule not in (None, "auto") and not _positive(rule):
+        raise UserError(f"timestep_shift is {rule!r}; give a number above 0, auto or None")
     if rule == "auto":
         return math.sqrt(grid[0] * grid[1] / model.native_tokens)
     return 1.0 if rule is None else float(rule)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0

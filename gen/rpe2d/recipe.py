@@ -27,7 +27,7 @@ INITIAL, VALIDATION = 2, 3  # streams of randomness
 
 
 class RPE2DRecipe(Recipe):
-    """Rectified flow on pixels: x_t = (1 - t) x_0 + t eps, target velocity eps - x_0, t logit-normal."""
+    """Rectified flow on pixels or latents: x_t = (1 - t) x_0 + t eps, target velocity eps - x_0, t logit-normal."""
 
     name = "rpe2d"
     config: RPE2DConfig
@@ -46,7 +46,7 @@ class RPE2DRecipe(Recipe):
         token_lists = self.examples.tokens or ((),) * len(self.examples)
         self.token_names = vocabulary(token_lists, config.max_vocabulary)
         self.labels = self.examples.labels.masked_fill(self.examples.labels < 0, self.num_classes)
-        self.tokens = token_ids(token_lists, self.token_names, config.max_caption_tokens)
+        self.tokens = token_ids(token_lists, self.token_names, config.max_caption_tokens if self.token_names else 0)
         self.num_examples = len(self.examples)
         self.model = build_transformer(config, self.examples.shape, self.label_names, self.token_names)
         if config.init_from:

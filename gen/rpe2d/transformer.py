@@ -16,10 +16,10 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
-from gen.rpe2d.blocks import FeedForward, Rotary, RPE2DBlock, TokenLinear, modulate
+from gen.rpe2d.blocks import FeedForward, RPE2DBlock, TokenLinear, modulate
 from gen.rpe2d.encodings import FourierEncoding, SinCosEncoding, TableEncoding
 from gen.rpe2d.positions import PositionMode, inference_positions
-from gen.rpe2d.rotary import rotary_frequencies, rotary_table
+from gen.rpe2d.rotary import Rotary, rotary_frequencies, rotary_table
 from workbench.errors import UserError
 
 PositionEncoding = Literal["rope", "sincos", "lff", "table"]
@@ -212,7 +212,7 @@ class RPE2DTransformer2DModel(ModelMixin, ConfigMixin):
         self, x: Tensor, timestep: Tensor, labels: Tensor | None, tokens: Tensor | None, crop_box: Tensor | None
     ) -> Float[Tensor, "b d"]:
         """Time, label, tokens and crop, summed; the activation that every block would apply is applied here once."""
-        batch, dtype = x.shape[0], self.patch_embed.weight.dtype
+        batch, dtype = x.shape[0], x.dtype
         embedding = self.time_embed(_sinusoid(timestep.expand(batch)).to(dtype))
         if self.label_embed is not None:
             if labels is None:

@@ -92,8 +92,10 @@ def test_dype_is_ntk_with_an_exponent_that_fades_with_the_noise():
 def test_dype_follows_yarn_where_its_strength_is_one():
     dynamic, plain = place("dype_yarn", (16, 16), t=0.5**0.5), place("yarn", (16, 16))
     torch.testing.assert_close(dynamic.frequencies[0], plain.frequencies[0])
-    early = place("dype_yarn", (16, 16), t=1.0).frequencies[0]
-    assert (early <= plain.frequencies[0] + 1e-6).all()
+    long = {t: extrapolate("dype_yarn", (128, 128), (64, 64), 64, 10_000.0, t).frequencies[0] for t in (0.1, 0.7, 1.0)}
+    assert (long[1.0] < long[0.1]).any()  # more is interpolated while there is more noise
+    assert (long[1.0] <= long[0.7] + 1e-6).all()
+    assert (long[0.7] <= long[0.1] + 1e-6).all()
 
 
 def test_by_parts_blends_interpolated_ntk_and_unchanged():

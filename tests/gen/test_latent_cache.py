@@ -25,6 +25,7 @@ from gen.latents import encode
 from gen.rpe2d.crops import flip_boxes, resize_and_crop
 from workbench.datasets import load_images
 from workbench.errors import UserError
+from workbench.image_stream import ImageStream
 
 SIZE = (8, 12)
 COUNT = 11
@@ -154,7 +155,7 @@ def test_the_seed_decides(cache, data, vae, tmp_path):
 
 def test_small_images_are_not_enlarged_before_they_are_encoded(tmp_path, vae):
     write_pictures(tmp_path / "data", 3, size=(7, 10))
-    stream = open_images(settings(tmp_path / "data"), vae)
+    stream = open_images(settings(tmp_path / "data"))
     assert stream.size == load_images(tmp_path / "data", "train", (16, 24), upscale=False).images.shape[-2:]
     boxes = build_cache(tmp_path / "cache", settings(tmp_path / "data", crop_probability=1.0), vae).boxes
     assert boxes[..., 2].min() > 0.8  # no closer than 1.25 times magnified; whole images of 7 pixels are already 1.14
@@ -272,8 +273,8 @@ def test_an_interrupted_pass_goes_on(cache, data, vae, tmp_path, monkeypatch):
     assert contents(tmp_path) == contents(cache.folder)
 
 
-def test_a_complete_cache_is_opened_without_its_images(cache, data, vae, monkeypatch):
-    monkeypatch.setattr(latent_encoding, "open_stream", lambda *_, **__: pytest.fail("opened the images"))
+def test_a_complete_cache_is_opened_without_reading_its_images(cache, data, vae, monkeypatch):
+    monkeypatch.setattr(ImageStream, "read", lambda *_: pytest.fail("read the images"))
     again = build_cache(cache.folder, settings(data), vae)
     assert len(again) == COUNT
 
@@ -345,13 +346,25 @@ def test_another_vae_is_refused(cache, data, vae, tmp_path):
     assert len(LatentCache.open(cache.folder)) == COUNT
 
 
-def test_data_that_has_grown_is_not_mixed_in(tmp_path, vae):
+@pytest.mark.parametrize("complete", [True, False])
+def test_data_that_has_grown_is_not_mixed_in(complete, tmp_path, vae):
     data = write_pictures(tmp_path / "data")
     cache = build_cache(tmp_path / "cache", settings(data), vae)
-    (cache.folder / "index.json").unlink()
-    (data / "dog" / "new.png").write_bytes((data / "dog" / "10.png").read_bytes())
-    with pytest.raises(UserError, match="images was 11, now 12"):
+    if not complete:
+        (cache.folder / "index.json").unlink()
+    (data / "cat" / "new.png").write_bytes((data / "dog" / "10.png").read_bytes())
+    with pytest.raises(UserError, match=r"images was 11, now 12.*; give the same data, .* or another --latent-cache"):
         build_cache(cache.folder, settings(data), vae)
+
+
+@pytest.mark.parametrize("target", ["cat/zero.png", "dog/0.png"])
+def test_images_renamed_or_moved_to_another_class_are_told_apart(target, tmp_path, vae):
+    """As many as before, of the same classes."""
+    data = write_pictures(tmp_path / "data")
+    build_cache(tmp_path / "cache", settings(data), vae)
+    (data / "cat" / "0.png").rename(data / target)
+    with pytest.raises(UserError, match="holds other latents: listing was"):
+        build_cache(tmp_path / "cache", settings(data), vae)
 
 
 def test_a_shard_of_another_cache_is_refused(cache, data, vae, tmp_path):

@@ -174,6 +174,9 @@ def test_a_prompt_guides_and_belongs_to_its_image():
     assert (grass - hat).abs().max() > 0.01
     torch.testing.assert_close(plain, images(pipe, [0], latents=start[:1])[0])
     torch.testing.assert_close(grass, images(pipe, [0], latents=start[:1], prompt="grass, sea")[0])
+    torch.testing.assert_close(hat, images(pipe, [0], latents=start[:1], prompt="Red hat")[0])
+    with pytest.raises(UserError, match="unknown token 'red'"):
+        pipe("bag", prompt="red sea")
     guided = images(pipe, num_images=1, latents=start[:1], prompt="sea", guidance_scale=3.0)[0]
     assert (guided - images(pipe, num_images=1, latents=start[:1], prompt="sea")[0]).abs().max() > 0.01
 
@@ -198,11 +201,19 @@ def test_rules_reach_the_network_and_go_beyond_the_range(known, rule):
     for call in calls:
         expected = extrapolate(rule, (12, 16), (9, 14), 8, 100.0, call["timestep"].item() / 1000)
         assert torch.equal(call["position_ids"][0], expected.rows)
-        assert call["attention_scale"] == pytest.approx(expected.logit_scale)
+        assert call["attention_scale"] == pytest.approx(expected.logit_scale)  # YaRN's own; 1 for the others
         if expected.frequencies:
             torch.testing.assert_close(call["frequencies"][1], expected.frequencies[1])
     if rule == "dype_ntk":
         assert not torch.equal(calls[0]["frequencies"][0], calls[1]["frequencies"][0])
+
+
+def test_yarns_factor_takes_the_place_of_the_automatic_one(pipe):
+    own = (0.1 * math.log(16 / 14) + 1) ** 2
+    assert pipe.size_factors((8, 32), "yarn", "auto", None) == pytest.approx((own, 1.0))
+    assert pipe.size_factors((8, 32), "yarn", 1.5, None) == pytest.approx((1.5 * own, 1.0))
+    entropy = math.sqrt(math.log(64) / math.log(24))
+    assert pipe.size_factors((8, 32), "interpolation", "auto", "auto") == pytest.approx((entropy, math.sqrt(64 / 24)))
 
 
 def test_guidance_of_one_is_the_conditional_path(pipe):

@@ -47,6 +47,7 @@ def test_rules_go_beyond_the_trained_range(rule):
 @pytest.mark.parametrize(
     ("encoding", "mode", "sentence"),
     [
+        ("rope", "yran", "position_mode is 'yran'; give one of equispaced, "),
         ("rope", "equispaced", "12 patches .* trained on 9 positions"),
         ("sincos", "yarn", "yarn changes rotary frequencies and this model's encoding is sincos"),
         ("table", "extrapolation", "learned table ends"),
@@ -88,3 +89,17 @@ def test_attention_factors(rule, grid, factor):
 @pytest.mark.parametrize(("rule", "grid", "factor"), [("auto", (8, 12), 2.0), (None, (8, 12), 1.0), (3.0, (4, 6), 3.0)])
 def test_timestep_factors(rule, grid, factor):
     assert timestep_factor(rule, MODEL, grid) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("value", ["entrpy", 0, -1.0])
+def test_impossible_factors_are_a_sentence(value):
+    with pytest.raises(UserError, match=r"attention_scale is .*; give a number above 0, auto, entropy, yarn or None"):
+        attention_factor(value, MODEL, (8, 12))
+    with pytest.raises(UserError, match=r"timestep_shift is .*; give a number above 0, auto or None"):
+        timestep_factor(value, MODEL, (8, 12))
+
+
+def test_without_a_generator_every_call_draws_anew():
+    first, second = (place(MODEL, "random", (3, 8), batch_size=2) for _ in range(2))
+    drawn = [tuple(rows.tolist()) for placed in (first, second) for rows in placed.columns]
+    assert len(set(drawn)) > 1

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from gen.rpe2d.positions import sample_positions
-from gen.rpe2d.rotary import rotary_frequencies, rotary_table, rotate
+from gen.rpe2d.rotary import _in_real_numbers, rotary_frequencies, rotary_table, rotate
 
 
 def seeded(seed=0):
@@ -81,3 +81,10 @@ def test_each_axis_turns_at_its_own_frequencies():
     slow_columns = rotary_table(rows, columns, (own, own / 3))
     torch.testing.assert_close(slow_columns, rotary_table(rows, columns / 3, (own, own)))
     torch.testing.assert_close(rotary_table(rows, columns, (own / 3, own)), rotary_table(rows / 3, columns, (own, own)))
+
+
+def test_real_and_complex_arithmetic_agree():
+    own = rotary_frequencies(8, 100.0)
+    table = rotary_table(torch.tensor([[1, 2], [0, 5]]), torch.tensor([3, 5, 6]).expand(2, 3), (own, own))
+    x = torch.randn(2, 3, 6, 8, generator=seeded())
+    torch.testing.assert_close(_in_real_numbers(x.unflatten(-1, (4, 2)), table).flatten(-2), rotate(x, table))

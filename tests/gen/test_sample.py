@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from tiny_models import NAMES, random_pipeline
 
 import gen
 from gen.loading import pipeline_checksum
+from gen.rpe2d.extrapolation import EXTRAPOLATIONS
+from gen.rpe2d.positions import PositionMode
 from gen.sample import main, sample
-from gen.sampling_config import SampleConfig
+from gen.sampling_config import POSITION_MODES, SampleConfig
 from workbench.datasets import load_images
 from workbench.errors import UserError
 from workbench.records import DatasetWriter, open_image, read_dataset_info, read_rows, verify
@@ -308,3 +311,35 @@ def test_a_pipeline_without_labels(tmp_path):
     data = load_images(tmp_path / "data")
     assert data.labels.unique().tolist() == [-1]
     assert data.label_names == ()
+
+
+def test_how_an_image_was_asked_for_is_written_down(tmp_path):
+    random_pipeline(token_names=("grass", "red hat")).save_pretrained(tmp_path / "pipeline")
+    asked = settings(
+        tmp_path / "pipeline", tmp_path / "DATA", num_images=2, size=["24x32"], prompt="red hat", position_mode="yarn",
+        guidance_interval=(0.2, 0.9), timestep_shift="2", shard_size=2,
+    )  # fmt: skip
+    for row in read_rows(sample(asked)[0]):
+        assert (row["prompt"], row["position_mode"], row["guidance_interval"]) == ("red hat", "yarn", [0.2, 0.9])
+        assert row["timestep_shift"] == 2
+        assert row["attention_scale"] == pytest.approx((0.1 * np.log(12 / 9) + 1) ** 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": "sea"}, "unknown token 'sea'.* trained without captions"),
+        ({"position_mode": "yran"}, "--position-mode is yran; give one of equispaced"),
+        ({"guidance_interval": (1.0, 0.0)}, "--guidance-interval is 1.0 0.0"),
+        ({"attention_scale": "much"}, "--attention-scale is much; give auto, entropy, yarn, none or a number"),
+        ({"timestep_shift": "0"}, "timestep_shift is 0.0; give a number above 0"),
+    ],
+)
+def test_impossible_wishes_are_a_sentence_before_any_work(pipeline_folder, tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sample(settings(pipeline_folder, tmp_path / "DATA", **changes))
+    assert not (tmp_path / "DATA").exists()
+
+
+def test_the_command_knows_every_mode_of_the_pipeline():
+    assert (*get_args(PositionMode), *EXTRAPOLATIONS) == POSITION_MODES
