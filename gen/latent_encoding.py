@@ -80,7 +80,8 @@ def build_cache(
         complete = not missing and (folder / INDEX_NAME).exists()
         state.wait_for_everyone()  # all look before one writes
         if not complete:
-            encoder.write(folder, missing[state.process_index :: state.num_processes], batch_size, state)
+            mine = missing[state.process_index :: state.num_processes]
+            encoder.write(folder, mine, batch_size, silent=not state.is_main_process)
             state.wait_for_everyone()
             if state.is_main_process:
                 _write_index(folder, encoder)
@@ -102,13 +103,13 @@ class _Encoder:
         self.identity = identity(settings, vae) | data_identity(stream.split)
         self.max_scale = closest_crop(stream.size, settings.size, settings.crop_max_scale, settings.crop_max_upsampling)
 
-    def write(self, folder: Path, shards: Sequence[int], batch_size: int, state: PartialState) -> None:
+    def write(self, folder: Path, shards: Sequence[int], batch_size: int, silent: bool) -> None:
         """Write these shards, in one pass over the images."""
         plan = {n: self._batches(n, batch_size) for n in shards}
         batches = [batch for shard in plan.values() for batch in shard]
         reader = self.stream.read(batches)
         total, name = sum(map(len, batches)), f"encoding {Path(self.settings.data).name}"
-        with progress(total, name, disable=not state.is_main_process, unit="image") as bar:
+        with progress(total, name, disable=silent, unit="image") as bar:
             for number, shard in plan.items():
                 pieces, skipped = [], []
                 for asked, batch in zip(shard, islice(reader, len(shard)), strict=True):

@@ -74,7 +74,7 @@ class RPE2DConfig(TrainingConfig):
     crop_max_scale: float = 2.0
     """A crop shows at least 1 / this of each side."""
     crop_max_upsampling: float = 1.25
-    """Crops stop where the source's own pixels would be magnified more than this."""
+    """Crops stop where the pixels of the set's largest images would be magnified more than this."""
 
     validation_images: int = 64
     """Pictures of a validation grid."""

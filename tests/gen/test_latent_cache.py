@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -277,6 +278,19 @@ def test_a_complete_cache_is_opened_without_reading_its_images(cache, data, vae,
     monkeypatch.setattr(ImageStream, "read", lambda *_: pytest.fail("read the images"))
     again = build_cache(cache.folder, settings(data), vae)
     assert len(again) == COUNT
+
+
+@pytest.mark.parametrize(("rank", "made"), [(0, 0), (1, 2)])
+def test_processes_share_what_is_missing(rank, made, cache, data, vae, tmp_path, monkeypatch):
+    """Not what is there: else one of two would encode shards 0 and 2, and the other wait."""
+    folder = copied(cache, tmp_path)
+    for name in ("index.json", "shard-00000.safetensors", "shard-00002.safetensors"):
+        (folder / name).unlink()
+    state = SimpleNamespace(process_index=rank, num_processes=2, is_main_process=False, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(latent_encoding, "PartialState", lambda **_: state)
+    with pytest.raises(UserError, match="no complete latents"):
+        build_cache(folder, settings(data), vae)
+    assert sorted(contents(folder)) == sorted([f"shard-0000{made}.safetensors", "shard-00001.safetensors"])
 
 
 def build_as(rank, port, folder, wanted):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import AutoencoderKL, UNet2DModel, configuration_utils
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tiny_vaes import certain_vae, tiny_vae
 
@@ -165,6 +166,23 @@ def test_damaged_files_are_a_sentence(folder):
     refused(folder, "cannot be loaded")
     (folder / "config.json").write_text("{")
     refused(folder, r"config.json of the VAE .* cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("owner/name is not listed on the hub\nIf it is private, ..."), "owner/name is not listed on the hub;"),
+        (LocalEntryNotFoundError("the network is off\n..."), "the network is off;"),
+    ],
+)
+def test_the_reason_why_a_hub_gives_no_vae_is_told(error, told, monkeypatch):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr(configuration_utils, "hf_hub_download", download)
+    if not isinstance(error, LocalEntryNotFoundError):
+        monkeypatch.setattr(AutoencoderKL, "load_config", download)
+    refused("owner/name", told)
 
 
 def save_whole(path, content):
