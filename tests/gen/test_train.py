@@ -51,7 +51,7 @@ def tiny(data, output):
         ({"num_layers": 0}, "--num-layers is 0; give 1 or more"),
         ({"num_attention_heads": -1}, "--num-attention-heads is -1; give 1 or more"),
         ({"mlp_ratio": 0.0}, "--mlp-ratio is 0.0; give more than 0"),
-        ({"rope_theta": float("nan")}, "--rope-theta is nan; give more than 0"),
+        ({"rope_theta": float("nan")}, "--rope-theta is nan; give more than 1"),
         ({"class_dropout_prob": 1.5}, "--class-dropout-prob is 1.5; give a share from 0 to 1"),
         ({"crop_probability": -0.1}, "--crop-probability is -0.1; give a share from 0 to 1"),
         ({"crop_max_scale": 0.5}, "--crop-max-scale is 0.5; give 1 or more"),

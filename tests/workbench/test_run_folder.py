@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen.rpe2d.config import RPE2DConfig
 from workbench.config import TrainingConfig, to_mapping
 from workbench.errors import UserError
 from workbench.run_folder import FREE, RunFolder
@@ -41,7 +42,7 @@ def test_every_setting_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_free_settings_are_settings() -> None:
-    assert set(to_mapping(TrainingConfig(output_dir=Path("x")))) >= FREE
+    assert set(to_mapping(RPE2DConfig(output_dir=Path("x")))) >= FREE
 
 
 @given(st.sampled_from(["recipe", "classes"]))

@@ -100,7 +100,8 @@ def test_another_models_checkpoint_is_a_sentence(tmp_path: Path, runs: dict[str,
 
 @pytest.fixture
 def forgotten() -> Iterator[None]:
-    """accelerate keeps its state for the whole process."""
+    """accelerate keeps its state for the whole process, that of other tests too."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
