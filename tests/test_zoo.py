@@ -30,7 +30,7 @@ def test_a_model_is_small_and_has_its_card(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (28, 28), (40, 28), (56, 56)])
 def test_fashion_items_are_recognisable(size: tuple[int, int]) -> None:
-    """By the nearest class means of real images, a crude judge that recognises two thirds of real ones; chance is 0.1."""
+    """By the nearest class means of real images, which know two thirds of real ones; chance is 0.1."""
     pipe = gen.load("zoo:fashion-rpe2d")
     pipe.set_progress_bar_config(disable=True)
     labels = list(range(10)) * 4
