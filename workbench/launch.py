@@ -9,6 +9,7 @@ from pathlib import Path
 
 PACKAGES = ("workbench", "torch", "torchvision", "diffusers", "transformers", "accelerate", "datasets", "torchmetrics",
             "safetensors", "numpy", "pillow")  # fmt: skip
+LAUNCHERS = ("accelerate", "torchrun")
 
 
 def command_line() -> str:
@@ -35,12 +36,12 @@ def _command(arguments: list[str]) -> str:
 def _launcher(program: str) -> list[str]:
     if Path(program).name == "workbench":
         return ["workbench"]
-    script = shlex.quote(os.path.relpath(program) if program else "-")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), script]
-    if any(name.startswith("ACCELERATE_") for name in os.environ):
-        return ["accelerate", "launch", script]
-    return ["python", script]
+    words = _parent_words()
+    arguments = len(words) - len(sys.argv[1:])  # where ours begin, if the parent passed them on
+    for number, word in enumerate(words[:arguments]):
+        if Path(word).name in LAUNCHERS and words[arguments:] == sys.argv[1:]:
+            return [Path(word).name, *map(shlex.quote, words[number + 1 : arguments])]
+    return ["python", shlex.quote(os.path.relpath(program) if program else "-")]
 
 
 def versions() -> dict[str, str]:
@@ -56,15 +57,18 @@ def versions() -> dict[str, str]:
 
 def processes_asked() -> int | None:
     """How many processes `accelerate launch` was told to start; None when it was not told, or did not start us."""
-    import psutil
-
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return None
-    for word, following in pairwise([*words, ""]):
+    for word, following in pairwise([*_parent_words(), ""]):
         name, _, value = word.partition("=")
         if name.replace("-", "_") in ("__num_processes", "__nproc_per_node"):
             value = value or following
             return int(value) if value.isdigit() else None
     return None
+
+
+def _parent_words() -> list[str]:
+    import psutil
+
+    try:
+        return psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return []

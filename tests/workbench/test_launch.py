@@ -8,22 +8,31 @@ import pytest
 
 from workbench.launch import command_line, processes_asked, resume_command, versions
 
-
-@pytest.fixture(autouse=True)
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
-        monkeypatch.delenv(name, raising=False)
+ARGUMENTS = ["rpe2d", "--output-dir", "a b; rm"]
 
 
-def test_the_command_is_what_a_person_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "gen" / "train.py"), "rpe2d", "--output-dir", "a b; rm"])
+@pytest.mark.parametrize(
+    ("parent", "launcher"),
+    [
+        ("bash", "python gen/train.py"),
+        ("/venv/bin/python /venv/bin/accelerate launch gen/train.py", "accelerate launch gen/train.py"),
+        ("python /bin/accelerate launch --cpu -m gen.train", "accelerate launch --cpu -m gen.train"),
+        ("python /bin/torchrun --nproc_per_node 2 gen/train.py", "torchrun --nproc_per_node 2 gen/train.py"),
+    ],
+)  # fmt: skip
+def test_the_command_is_what_a_person_typed(monkeypatch: pytest.MonkeyPatch, parent: str, launcher: str) -> None:
+    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "gen" / "train.py"), *ARGUMENTS])
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda self: [*parent.split(), *ARGUMENTS])
+    assert command_line() == f"{launcher} rpe2d --output-dir 'a b; rm'"
+
+
+def test_a_launcher_that_started_something_else_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(Path.cwd() / "gen" / "train.py"), *ARGUMENTS])
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda self: ["accelerate", "launch", "other.py", "--seed", "3"])
     assert command_line() == "python gen/train.py rpe2d --output-dir 'a b; rm'"
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert command_line() == "accelerate launch gen/train.py rpe2d --output-dir 'a b; rm'"
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert command_line() == "torchrun --nproc_per_node 2 gen/train.py rpe2d --output-dir 'a b; rm'"
+
+
+def test_the_installed_command_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/anywhere/bin/workbench", "train", "rpe2d"])
     assert command_line() == "workbench train rpe2d"
 
