@@ -17,7 +17,7 @@ from torch import Tensor
 import gen
 from gen.rpe2d.config import RPE2DConfig
 from gen.rpe2d.recipe import RPE2DRecipe
-from workbench.devices import has_fast_bf16
+from workbench.devices import choose_device, has_fast_bf16
 from workbench.run_folder import RunFolder
 from workbench.training import Training
 
@@ -36,6 +36,11 @@ class Task:
     patch_size: int
     max_positions: int
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """Where to sample: where training would be."""
+        return choose_device(self.settings["device"]).type
 
     @property
     def grid(self) -> int:
@@ -99,9 +104,10 @@ TRICKS: dict[str, dict[str, Any]] = {  # the same for every method
 
 def train_arm(task: Task, arm: str, seed: int, folder: Path) -> Path:
     """Train, or go on training, or find trained; returns the run's folder."""
-    run = folder / task.name / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
     positions = task.max_positions if arm in RANDOM else task.grid
     settings = {**task.settings, **ARMS[arm]}
+    name = f"{arm.replace(' ', '-').replace(',', '')}-{settings['preset']}-{positions}-{settings['max_train_steps']}"
+    run = folder / task.name / f"{name}-{seed}"
     config = RPE2DConfig(
         data=task.data, output_dir=run, resolution=str(task.resolution), patch_size=task.patch_size, seed=seed,
         max_positions=str(positions), checkpoints_total_limit=1, validation_steps=0, **settings,
@@ -118,15 +124,18 @@ def images_of(
 
     `options`: `count` of images, and what the pipeline is called with.
     """
+    native = (task.resolution, task.resolution)
     if method is UPSCALED:
-        native = (task.resolution, task.resolution)
         return upscaled(images_of(task, METHODS[0], native, "none", seed, folder, options), size)
+    if size == native and method.arm not in RANDOM:  # there all ways to place fixed positions are one
+        method = next(first for first in (*METHODS, *EXTRA) if first.arm == method.arm)
     run = train_arm(task, method.arm, seed, folder)
-    about = f"{tricks.replace(' ', '')}-g{options['guidance_scale']:g}-n{options['count']}"
+    about = "-".join([tricks.replace(" ", ""), *(f"{name}{value:g}" for name, value in options.items())])
     path = run / "images" / f"{method.key}-{size[0]}x{size[1]}-{about}.safetensors"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        save_file({"images": _sample(run, method, size, tricks, options)}, path.with_suffix(".partial"))
+        pipe = gen.load(run, task.device)
+        save_file({"images": _sample(pipe, method, size, tricks, **options)}, path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)
     return load_file(path)["images"]
 
@@ -137,18 +146,16 @@ def upscaled(images: UInt8[Tensor, "n c h w"], size: Size) -> UInt8[Tensor, "n c
     return larger.round().clamp(0, 255).byte()
 
 
-def _sample(run: Path, method: Method, size: Size, tricks: str, options: dict[str, Any]) -> UInt8[Tensor, "n c h w"]:
-    pipe = gen.load(run)
+def _sample(pipe: Any, method: Method, size: Size, tricks: str, count: int, **options: Any) -> UInt8[Tensor, "n c h w"]:
     pipe.set_progress_bar_config(disable=True)
-    options = dict(options)
-    count, classes = options.pop("count"), len(pipe.label_names)
+    classes = len(pipe.label_names)
     batches = []
     for start in range(0, count, BATCH):
         numbers = range(start, min(start + BATCH, count))
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16(torch.device("cpu"))):
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=has_fast_bf16(pipe.device)):
             images = pipe(
                 [k % classes for k in numbers], *size, position_mode=method.mode, output_type="pt",
                 generator=[torch.Generator().manual_seed(k) for k in numbers], **TRICKS[tricks], **options,
             ).images  # fmt: skip
-        batches.append((images * 255).round().byte())
+        batches.append((images * 255).round().byte().cpu())
     return torch.cat(batches)

@@ -5,19 +5,21 @@
 
 shapes: analytic shapes, trained at 32 px, with true references at 24, 32, 48, 64 and 32x64. fashion: Fashion-MNIST,
 trained at 16 px, asked for at 28 px, against the real test images. All arms share width, data, steps, seeds, labels,
-noise and sampler; every inference trick is given to every method. What is finished is kept in --folder: call again to
-go on, or call several at once, with different --seeds or --methods and without --output.
+noise and sampler; every inference trick is given to every method. Each figure is kept beside the table as it comes
+(docs/results/rpe2d_TASK.jsonl), with its settings, and only what is missing is trained, sampled and measured: call
+again to go on, or call several at once, with different --seeds or --methods and without --output.
 """
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do
+from kept import Kept
 from measured import write_result
-from resolution_methods import EXTRA, METHODS, TRICKS, UPSCALED, Method, Size, Task, images_of, train_arm
+from resolution_methods import EXTRA, METHODS, TRICKS, UPSCALED, Method, Size, Task, images_of
 from resolution_table import resolution_table
 
 from workbench.records import DatasetWriter
@@ -36,28 +38,30 @@ def main() -> None:
     """Train, sample and measure what is missing; then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="for trained models and images")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"), help="for the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--max-positions", type=int, default=16, help="of the methods with random positions")
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--inference-steps", type=int, default=25)
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     parser.add_argument("--methods", nargs="+", default=[m.key for m in (*METHODS, UPSCALED)])
     parser.add_argument("--sizes", nargs="+", help="such as 48x48; all unless given")
-    parser.add_argument("--tricks", nargs="+", default=["none", "lambda + shift"], choices=TRICKS)
-    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--tricks", nargs="+", default=["lambda + shift"], choices=TRICKS)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--output", help="markdown file for the table")
     options = parser.parse_args()
     task = prepared(TASKS[options.task], options)
-    found = []
-    for seed in options.seeds:
-        for method in ALL:
-            if method.key in options.methods:
-                train_arm(task, method.arm, seed, options.folder)
-                found += [] if options.train_only else results_of(task, method, seed, options)
+    found = [
+        row
+        for seed in options.seeds
+        for method in ALL
+        if method.key in options.methods
+        for row in results_of(task, method, seed, options)
+    ]
     if options.output:
         write_result(
             "RPE-2D at other resolutions", __doc__ or "", resolution_table(task, found, options), options.output
@@ -68,28 +72,34 @@ def prepared(task: Task, options: argparse.Namespace) -> Task:
     """The task with its data on disk and the settings of this call."""
     settings = {
         "preset": options.preset, "max_train_steps": options.steps, "train_batch_size": options.batch_size,
-        "learning_rate": options.learning_rate, "optimizer": "muon", "ema_decay": 0.999, "checkpointing_steps": 1000,
+        "learning_rate": 2e-3, "optimizer": "muon", "ema_decay": 0.999, "checkpointing_steps": 1000,
+        "device": options.device,
     }  # fmt: skip
     data = str(write_shapes(options.folder / "shapes-64")) if task is SHAPES else task.data
     sizes = tuple(size for size in task.sizes if not options.sizes or f"{size[0]}x{size[1]}" in options.sizes)
-    return replace(task, data=data, settings=settings, sizes=sizes)
+    return replace(task, data=data, settings=settings, sizes=sizes, max_positions=options.max_positions)
 
 
-def results_of(task: Task, method: Method, seed: int, options: argparse.Namespace) -> list[dict]:
-    """What was measured of a method's images at each size with each of the tricks; kept as JSON."""
+def results_of(task: Task, method: Method, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What was measured of a method's images at each size with each of the tricks."""
+    kept = Kept(options.results / f"rpe2d_{task.name}.jsonl")
     found = []
     for size in task.sizes:
         for tricks in tricks_at(task, method, size, options):
-            about = f"{tricks.replace(' ', '')}-g{options.guidance_scale:g}-n{options.images}"
-            name = f"{method.key}-{size[0]}x{size[1]}-{about}.json"
-            path = options.folder / task.name / "results" / str(seed) / name
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+            cell = {"method": method.key, "seed": seed, "size": list(size), "tricks": tricks}
+            settings = {**cell, **protocol(options)}
+            measured = kept.find(settings)
+            if measured is None:
                 images = images_of(task, method, size, tricks, seed, options.folder, sampling(options))
-                path.write_text(json.dumps(figures(task, images, size, options)))
-            told = {"method": method.key, "seed": seed, "size": size, "tricks": tricks}
-            found.append({**told, **json.loads(path.read_text())})
+                kept.add(settings, measured := figures(task, images, size, options))
+            found.append({**cell, "size": size, **measured})
     return found
+
+
+def protocol(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that every cell of a table shares."""
+    names = "preset steps batch_size max_positions images inference_steps guidance_scale"
+    return {name: getattr(options, name) for name in names.split()}
 
 
 def tricks_at(task: Task, method: Method, size: Size, options: argparse.Namespace) -> list[str]:
@@ -98,7 +108,7 @@ def tricks_at(task: Task, method: Method, size: Size, options: argparse.Namespac
     return ["none"] if native or method is UPSCALED else options.tricks
 
 
-def sampling(options: argparse.Namespace) -> dict:
+def sampling(options: argparse.Namespace) -> dict[str, Any]:
     """Number of images, steps and guidance."""
     return {
         "count": options.images,
@@ -107,7 +117,7 @@ def sampling(options: argparse.Namespace) -> dict:
     }
 
 
-def figures(task: Task, images, size: Size, options: argparse.Namespace) -> dict[str, float]:
+def figures(task: Task, images: Any, size: Size, options: argparse.Namespace) -> dict[str, float]:
     """Measures of one set of images."""
     if task.name == "fashion":
         from fashion_measures import measure_fashion
