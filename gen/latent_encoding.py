@@ -22,6 +22,7 @@ from diffusers import ModelMixin
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
+from gen.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
 from gen.latent_cache import (
     FORMAT_VERSION,
     INDEX_NAME,
@@ -34,7 +35,6 @@ from gen.latent_cache import (
     shard_path,
 )
 from gen.latents import compression_factor, encode, image_channels, latent_channels, normalisation
-from gen.rpe2d.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
 from workbench import seeds
 from workbench.datasets import skip_notes
 from workbench.errors import UserError

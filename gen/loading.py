@@ -12,7 +12,11 @@ from diffusers.utils import logging
 from workbench.errors import UserError
 from workbench.files import sha256_file
 
-PIPELINES = {"RPE2DPipeline": "gen.rpe2d.pipeline"}
+PIPELINES = {
+    "RPE2DPipeline": "gen.rpe2d.pipeline",
+    "EPGPipeline": "gen.pixel.pipeline",
+    "DiverseInpaintPipeline": "gen.inpaint.pipeline",
+}
 ZOO = Path(__file__).parents[1] / "zoo"
 
 
@@ -40,6 +44,8 @@ def read_component(component: Any, folder: Path, device: str = "cpu") -> Any:
     logging.disable_progress_bar()
     try:
         return component.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{folder} is damaged: {str(error).splitlines()[0]}; train or copy the pipeline again"

@@ -16,12 +16,13 @@ except ModuleNotFoundError as error:  # launched as a script, this folder is on 
     raise SystemExit(f"error: {error}; install the workbench first: pip install -e . in its folder") from None
 
 from gen.sampling_config import SampleConfig
+from gen.sampling_request import make_request
 from workbench.config import Size, parse_size, to_mapping
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from gen.rpe2d.pipeline import RPE2DPipeline
+    from gen.pipelines import LabelledPipeline
 
 
 class Job(NamedTuple):
@@ -71,28 +72,20 @@ def sample(config: SampleConfig) -> tuple[Path, bool]:
     return config.output, state.is_main_process
 
 
-def plan(config: SampleConfig, pipe: RPE2DPipeline) -> list[Job]:
+def plan(config: SampleConfig, pipe: LabelledPipeline) -> list[Job]:
     """Which image has which size and label: sizes take turns, and so do the labels within each size.
 
     Raises UserError for an unknown label or a size the pipeline cannot make, before any work.
     """
-    from gen.rpe2d.placement import check_mode
-
     sizes = [parse_size(size) for size in config.size] or [pipe.native_size]
     for size in sizes:
-        check_mode(pipe.transformer, _mode(config, pipe), pipe.grid(*size))
-        pipe.size_factors(size, _mode(config, pipe), config.factor("attention_scale"), config.factor("timestep_shift"))
-    pipe.token_ids(config.prompt, 1)
+        make_request(config, pipe, size)
     wanted = [int(label) if label.isdigit() and label not in pipe.label_names else label for label in config.label]
     labels = pipe.label_ids(wanted or list(pipe.label_names) or None).tolist()
     return [Job(k, sizes[k % len(sizes)], labels[k // len(sizes) % len(labels)]) for k in range(config.num_images)]
 
 
-def _mode(config: SampleConfig, pipe: RPE2DPipeline) -> Any:
-    return config.position_mode or pipe.transformer.config.inference_positions
-
-
-def _writer(config: SampleConfig, pipe: RPE2DPipeline, checksum: str, overwrite: bool) -> Any:
+def _writer(config: SampleConfig, pipe: LabelledPipeline, checksum: str, overwrite: bool) -> Any:
     from workbench.records import DatasetWriter
 
     free = ("output", "batch_size", "device", "overwrite", "pipeline")
@@ -108,7 +101,7 @@ def _writer(config: SampleConfig, pipe: RPE2DPipeline, checksum: str, overwrite:
 
 def _write(
     config: SampleConfig,
-    pipe: RPE2DPipeline,
+    pipe: LabelledPipeline,
     writer: Any,
     jobs: list[Job],
     shards: list[int],
@@ -136,7 +129,7 @@ def batches(jobs: Sequence[Job], batch_size: int) -> Iterator[list[Job]]:
         yield from (same[start : start + batch_size] for start in range(0, len(same), batch_size))
 
 
-def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np.ndarray:
+def _generate(config: SampleConfig, pipe: LabelledPipeline, batch: list[Job]) -> np.ndarray:
     """uint8 pixels (b, c, h, w) of one batch, each image from its own generator on the CPU."""
     import torch
 
@@ -144,37 +137,22 @@ def _generate(config: SampleConfig, pipe: RPE2DPipeline, batch: list[Job]) -> np
         [job.label for job in batch] if pipe.label_names else None,
         *batch[0].size,
         num_images=len(batch),
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        guidance_interval=config.guidance_interval,
-        prompt=config.prompt,
-        position_mode=_mode(config, pipe),
-        attention_scale=config.factor("attention_scale"),
-        timestep_shift=config.factor("timestep_shift"),
         generator=[torch.Generator().manual_seed(config.seed + job.number) for job in batch],
         output_type="pt",
         return_dict=False,
+        **make_request(config, pipe, batch[0].size).arguments,
     )[0]
     return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def _row(config: SampleConfig, pipe: RPE2DPipeline, job: Job, checksum: str) -> dict[str, Any]:
+def _row(config: SampleConfig, pipe: LabelledPipeline, job: Job, checksum: str) -> dict[str, Any]:
     """The provenance of one image."""
-    attention_scale, timestep_shift = pipe.size_factors(
-        job.size, _mode(config, pipe), config.factor("attention_scale"), config.factor("timestep_shift")
-    )
     return {
         "label": job.label if pipe.label_names else -1,
         "source": "generated",
         "generator": f"{type(pipe).__name__} {checksum}",
         "seed": config.seed + job.number,
-        "guidance_scale": config.guidance_scale,
-        "num_inference_steps": config.num_inference_steps,
-        "guidance_interval": list(config.guidance_interval),
-        "position_mode": _mode(config, pipe),
-        "attention_scale": round(attention_scale, 6),
-        "timestep_shift": round(timestep_shift, 6),
-        **({"prompt": config.prompt} if config.prompt else {}),
+        **make_request(config, pipe, job.size).provenance,
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from workbench.config import Device, parse_size
+from workbench.config import Device, parse_size, require
 from workbench.errors import UserError
 
 POSITION_MODES = (
@@ -34,10 +34,13 @@ class SampleConfig:
     """HEIGHTxWIDTH or one number, in pixels; may be given several times. The training size unless given."""
     label: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """Only this label; may be given several times. All of them unless given."""
-    guidance_scale: float = 1.5
-    """Classifier-free guidance; 1 is off. More is clearer and less varied."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance; 1 is off. More is clearer and less varied. 1.5 unless given, and none where an image
+    takes one step."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels where guidance is on; outside it an image costs half."""
+    """rpe2d: noise levels where guidance is on; outside it an image costs half."""
+    guidance_sigma_range: tuple[float, float] | None = None
+    """pixel: noise levels above the first of these, up to the second, where guidance is on; 0.19 1.61 unless given."""
     prompt: str | None = None
     """Attribute tokens that all images are asked for, where the generator learned captions."""
     position_mode: str | None = None
@@ -47,7 +50,8 @@ class SampleConfig:
     """Factor on the attention logits: auto, entropy or yarn by the number of patches, none, or a number."""
     timestep_shift: str = "auto"
     """Shift of the noise levels: auto by the number of patches, none, or a number."""
-    num_inference_steps: int = 25
+    num_inference_steps: int | None = None
+    """25 for rpe2d unless given; for pixel, 32 of a diffusion model and 1 of a consistency model."""
     batch_size: int = 64
     shard_size: int = 1000
     """Images in a sub-folder; what is resumed."""
@@ -59,14 +63,16 @@ class SampleConfig:
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
-        for name in ("num_images", "num_inference_steps", "batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; give 1 or more")
+        counts = "num_images num_inference_steps batch_size shard_size"
+        require(self, counts, lambda value: value is None or value >= 1, "1 or more")
         for size in self.size:
             parse_size(size)
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"--guidance-interval is {low} {high}; give two noise levels from 0 to 1, the lower first")
+        low, high = self.guidance_sigma_range or (0.0, 0.0)
+        if not 0 <= low <= high:
+            raise UserError(f"--guidance-sigma-range is {low} {high}; give two noise levels from 0 up, the lower first")
         if self.position_mode not in (None, *POSITION_MODES):
             raise UserError(f"--position-mode is {self.position_mode}; give one of {', '.join(POSITION_MODES)}")
         self.factor("attention_scale", ("auto", "entropy", "yarn"))

@@ -21,6 +21,13 @@ BRIEF = {  # options that make a documented command short; where one is given tw
     "--classifier-steps 1 --classifier-width 4 --classifier-seeds 1 --device cpu",
     "train": "--max-train-steps 1 --train-batch-size 2 --num-layers 1 --num-attention-heads 1 --validation-images 1 "
     "--device cpu",
+    **dict.fromkeys(
+        ("train inpaint", "train inpaint-vqvae", "train inpaint-structure", "train inpaint-texture"),
+        "--max-train-steps 1 --train-batch-size 2 --held-out-images 2 --data path/to/images --device cpu",
+    ),
+    "inpaint": "--num-variants 1 --device cpu",
+    "train pixel-pretrain": "--max-train-steps 1 --train-batch-size 2 --num-layers 1 --num-attention-heads 1 "
+    "--device cpu",
     "sample": "--num-images 40 --num-inference-steps 1 --device cpu",
     "classify train": "--max-train-steps 1 --train-batch-size 2 --width 4 --device cpu",
     "classify eval": "--device cpu",
@@ -54,6 +61,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         for number in range(12):
             Image.fromarray(pixels.integers(0, 255, (32, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    hole = np.zeros((40, 60), np.uint8)
+    hole[10:18, 20:30] = 255
+    for name, image in (("photo", pixels.integers(0, 255, (40, 60, 3), dtype=np.uint8)), ("mask", hole)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}s").mkdir()
+        Image.fromarray(image).save(tmp_path / f"{name}s" / "lake.png")
+    (tmp_path / "photos").rename(tmp_path / "photographs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(feature_network, "FeatureSettings", functools.partial(FeatureSettings, max_train_steps=1))

@@ -78,6 +78,7 @@ def run(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
 HELPS = [
     *([name, "--help"] for name in COMMANDS),
     ["train", "rpe2d", "--help"],
+    ["train", "pixel", "--help"],
     ["classify", "train", "--help"],
     ["classify", "eval", "--help"],
 ]

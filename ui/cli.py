@@ -11,9 +11,11 @@ from collections.abc import Sequence
 COMMANDS = {
     "quickstart": ("ui.quickstart:main", "the main job on real images: train, generate, measure, report"),
     "run": ("ui.run:main", "a recipe file: the quickstart on your data, or a training run's config.yaml again"),
-    "train": ("gen.train:main", "train a generator"),
+    "train": ("ui.train:main", "train a generator, or an explainer of a classifier"),
     "sample": ("gen.sample:main", "generate a data set with a trained generator"),
+    "inpaint": ("ui.inpaint:inpaint", "fill the holes of pictures, in several ways each"),
     "classify": ("ui.classify:classify", "train or evaluate a classifier"),
+    "explain": ("ui.explain:explain", "show what a classifier looks at, and measure the maps"),
     "datasheet": ("ui.datasheet:datasheet", "measure a data set against real images"),
     "verify": ("ui.records:verify", "check a data set's files, counts and labels"),
     "export": ("ui.records:export", "convert a data set: folder, parquet, WebDataset"),

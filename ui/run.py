@@ -10,11 +10,11 @@ from typing import Any
 import tyro
 import yaml
 
-from gen.train import CONFIGS
 from ui.quickstart_config import QuickstartConfig
+from ui.train import CONFIGS, train
 from workbench.classification_config import ClassifyTrainConfig
 from workbench.command import parse, polite
-from workbench.config import TrainingConfig, from_mapping
+from workbench.config import from_mapping
 from workbench.errors import UserError
 
 RECIPES: dict[str, type] = {"quickstart": QuickstartConfig, "classify": ClassifyTrainConfig, **CONFIGS}
@@ -28,7 +28,8 @@ class RunConfig:
     workbench run configs/quickstart.yaml
     workbench run runs/fashion/config.yaml
 
-    Its `recipe` is quickstart, rpe2d or classify; its other entries are that command's options.
+    Its `recipe` is quickstart, classify, or one that `workbench train` knows; its other entries are that command's
+    options.
     """
 
     recipe: tyro.conf.Positional[Path]
@@ -77,7 +78,5 @@ def _do(job: Any) -> None:
         from ui.classify import train as train_classifier
 
         train_classifier(job)
-    elif isinstance(job, TrainingConfig):
-        from gen.train import train
-
+    else:
         train(job)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from workbench.config import Device, TrainingConfig
 from workbench.errors import UserError
@@ -49,10 +51,11 @@ class ClassifyEvalConfig:
 
     workbench classify eval --classifier runs/classifier --data fashion-mnist
     workbench classify eval --classifier timm:resnet18 --data path/to/folder --split test
+    workbench classify eval --model efficientnet-lite0 --data photographs
     """
 
-    classifier: str
-    """A trained folder, timm:NAME, transformers:NAME, torchvision:NAME, or MODULE:FUNCTION."""
+    classifier: Annotated[str, tyro.conf.arg(aliases=["--model"])]
+    """A trained folder, timm:NAME, transformers:NAME, torchvision:NAME, efficientnet-lite0, or MODULE:FUNCTION."""
     data: str
     """A data set's name, an image folder, a parquet file, shards, or a hub name."""
     split: str | None = None

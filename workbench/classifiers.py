@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from workbench import efficientnet_lite0
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk, write_atomic
 from workbench.networks import ARCHITECTURES, ConvNet, ResNet18, build_classifier
@@ -23,7 +24,7 @@ __all__ = ["ConvNet", "PixelClassifier", "ResNet18", "build_classifier", "load_c
 
 SPEC_HELP = (
     "a folder of `workbench classify train`, timm:NAME, transformers:NAME_OR_FOLDER, torchvision:NAME, "
-    "or MODULE_OR_FILE.py:FUNCTION"
+    "efficientnet-lite0, or MODULE_OR_FILE.py:FUNCTION"
 )
 
 
@@ -102,9 +103,10 @@ def load_classifier(
     """The classifier that `spec` names, in eval mode on `device`.
 
     SPEC: a folder written by `save_classifier` or a finished training run's, `timm:NAME`,
-    `transformers:NAME_OR_FOLDER`, `torchvision:NAME`, or `MODULE_OR_FILE.py:FUNCTION`, whose function takes no
-    arguments and returns an `nn.Module` or a `PixelClassifier`. `pretrained=False` builds the architecture with
-    random weights. Raises `UserError` for an unknown spec and for weights that are neither on disk nor to be had.
+    `transformers:NAME_OR_FOLDER`, `torchvision:NAME`, `efficientnet-lite0`, or `MODULE_OR_FILE.py:FUNCTION`, whose
+    function takes no arguments and returns an `nn.Module` or a `PixelClassifier`. `pretrained=False` builds the
+    architecture with random weights. Raises `UserError` for an unknown spec and for weights that are neither on disk
+    nor to be had.
     """
     spec = str(spec)
     libraries = {"timm": _load_timm, "transformers": _load_transformers, "torchvision": _load_torchvision}
@@ -113,6 +115,8 @@ def load_classifier(
     if Path(spec).is_dir():
         finished = Path(spec) / "classifier"  # of a training run
         classifier = _load_folder(finished if finished.is_dir() else Path(spec))
+    elif spec == efficientnet_lite0.SPEC:
+        classifier = efficientnet_lite0.load_efficientnet_lite0(pretrained)
     elif source in libraries and name:
         classifier = libraries[source](name, pretrained)
     elif module and function.isidentifier():

@@ -53,15 +53,18 @@ class TrainingConfig:
     """Forward passes per update: the global batch is batch size x this x processes."""
     max_train_steps: int = 1000
     """Updates of the weights."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: the matrices of a transformer's blocks by Muon, the rest by AdamW; fewer steps, each a little dearer."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """muon: the matrices of a transformer's blocks by Muon, the rest by AdamW; fewer steps, each a little dearer. sgd:
+    with Nesterov momentum 0.9, and biases that do not decay."""
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "cosine"
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "one_cycle"] = "cosine"
+    """one_cycle: up for three tenths of the steps, then down, the momentum the other way, as torch's OneCycleLR."""
     lr_warmup_steps: int = 100
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_weight_decay: float = 0.0
+    """Of sgd too."""
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     """Clip the gradient's norm to this."""
@@ -105,6 +108,10 @@ class TrainingConfig:
             self, "learning_rate muon_learning_rate max_grad_norm adam_epsilon", lambda value: value > 0, "more than 0"
         )
         require(self, "ema_decay adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "at least 0 and less than 1")
+        self.check_resolution()
+
+    def check_resolution(self) -> None:
+        """Raise UserError for a resolution that is no size."""
         parse_size(self.resolution)
 
 

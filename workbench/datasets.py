@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from workbench import fashion_mnist
+from workbench import fashion_mnist, photographs
 from workbench.errors import UserError
 from workbench.image_decoding import Pixels
 from workbench.image_files import PixelForm, Size
@@ -81,6 +81,7 @@ def load_images(
     `name_or_path` is one of
     - `fashion-mnist` (the full set from Debian's folder or `$WORKBENCH_FASHION_MNIST`, else the built-in extract,
       with a note), `fashion-mnist:extract`, or `fashion-mnist:full`, which downloads where the folder is missing;
+    - `photographs`: six pictures for demonstration, with ImageNet's class names;
     - a folder: ROOT/CLASS/*.png, ROOT/train/CLASS/*.png, `metadata.jsonl` (.csv, .parquet) with `file_name` and
       `label` or `label_name`, a data set of ours, or bare images (labels -1); parquet or tar shards;
     - a parquet file with a column of encoded images, or a WebDataset tar: of X-train.parquet and X-test.parquet,
@@ -173,6 +174,8 @@ def _splits(name_or_path: str | Path) -> Splits:
     name = str(name_or_path)
     if name in fashion_mnist.NAMES:
         return fashion_mnist.splits(name)
+    if name == photographs.NAME:
+        return photographs.splits()
     path = Path(name).expanduser()
     try:
         if path.is_dir():
@@ -185,7 +188,7 @@ def _splits(name_or_path: str | Path) -> Splits:
         return hub_splits(name)
     raise UserError(
         f"There is no file or folder {name}: give the path of an image folder, a parquet or tar file, "
-        f"a hub name (owner/name), or one of {', '.join(fashion_mnist.NAMES)}."
+        f"a hub name (owner/name), or one of {', '.join((*fashion_mnist.NAMES, photographs.NAME))}."
     )
 
 

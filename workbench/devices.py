@@ -16,6 +16,20 @@ def choose_device(name: Device) -> torch.device:
     return torch.device(name)
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Mixed precision as `--mixed-precision` names it, for what is computed beside the trained model."""
+    resolved = resolve_precision(precision, device)
+    kind = torch.float16 if resolved == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, kind, enabled=resolved != "no")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """no, bf16 or fp16; auto takes bf16 where that is a gain."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_fast_bf16(device) else "no"
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 products run natively on the device: only then is bf16 autocast a gain."""
     if device.type == "cuda":

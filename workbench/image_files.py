@@ -79,11 +79,11 @@ def decode_image(encoded: Encoded, name: str, form: PixelForm) -> UInt8[np.ndarr
     16-bit gray is scaled by its full range; of an animation the first frame is taken.
     Raises UserError above `max_pixels`, and whatever the decoder raises for a damaged file.
     """
-    with _open(encoded, name, form.max_pixels) as image:
+    with open_limited(encoded, name, form.max_pixels) as image:
         if form.size is not None:
             _decode_smaller(image, form.size, form.crop)
         ImageOps.exif_transpose(image, in_place=True)
-        flat = _flatten(image)
+        flat = flatten(image)
         if form.channels is not None:
             flat = flat.convert("L" if form.channels == 1 else "RGB")
         if form.size is not None:
@@ -94,12 +94,13 @@ def decode_image(encoded: Encoded, name: str, form: PixelForm) -> UInt8[np.ndarr
 
 def upright_size(encoded: Encoded, name: str, max_pixels: int) -> Size:
     """Height and width of an image as it is shown, read from its header."""
-    with _open(encoded, name, max_pixels) as image:
+    with open_limited(encoded, name, max_pixels) as image:
         width, height = image.size
         return (width, height) if _lies_on_its_side(image) else (height, width)
 
 
-def _open(encoded: Encoded, name: str, max_pixels: int) -> Image.Image:
+def open_limited(encoded: Encoded, name: str, max_pixels: int) -> Image.Image:
+    """An image file, not yet decoded. Raises UserError above `max_pixels`, or where it may not be read."""
     try:
         image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
     except Image.DecompressionBombError as error:
@@ -136,7 +137,7 @@ def _decode_smaller(image: Image.Image, size: Size, crop: bool) -> None:
         image.draft(None, (int(np.ceil(wanted_width)), int(np.ceil(wanted_height))))
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def flatten(image: Image.Image) -> Image.Image:
     """Any Pillow mode as "L" or "RGB", on white where transparent."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")

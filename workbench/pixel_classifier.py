@@ -44,18 +44,25 @@ class Preprocessing:
 class PixelClassifier(nn.Module):
     """A classifier of float pixels in [0, 1], NCHW, any size, gray or colour; returns logits (B, K).
 
-    `label_names` names the K classes and is empty when nobody named them. Differentiable with respect to the
-    pixels; gradients are switched off by the caller, if at all.
+    `label_names` names the K classes and is empty when nobody named them; `multi_label` says that an image may belong
+    to several of them. Differentiable with respect to the pixels; gradients are switched off by the caller, if at all.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, label_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        label_names: Sequence[str] = (),
+        multi_label: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = preprocessing
         self.label_names = tuple(label_names)
+        self.multi_label = multi_label
         device = next((parameter.device for parameter in network.parameters()), None)
         self.register_buffer("mean", torch.tensor(preprocessing.mean, device=device).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std, device=device).view(-1, 1, 1))
@@ -69,14 +76,15 @@ class PixelClassifier(nn.Module):
         std: float | Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
+        multi_label: bool | None = None,
     ) -> "PixelClassifier":
         """Wrap a torch, torchvision, timm or transformers classifier and put it in eval mode.
 
         Normalisation, size and names come from torchvision weights or a transformers image processor
         (`processor_or_weights`), or from the `pretrained_cfg` of a timm model; what is given explicitly wins.
         The whole image is resized to `size` (h, w), never cropped, so that a saliency map covers all of it.
-        A plain module without `mean` and `std` is assumed to take [0, 1] itself, with a warning. Raises
-        `UserError` when the pieces do not fit.
+        A plain module without `mean` and `std` is assumed to take [0, 1] itself, with a warning. `multi_label` is
+        what the configuration of a transformers model says, else False. Raises `UserError` when the pieces do not fit.
         """
         preprocessing = _known_preprocessing(model, processor_or_weights)
         if (mean is None) != (std is None):
@@ -94,7 +102,10 @@ class PixelClassifier(nn.Module):
         if size is not None:
             preprocessing = replace(preprocessing, size=(size, size) if isinstance(size, int) else size)
         names = _known_names(model, processor_or_weights) if class_names is None else class_names
-        return cls(model.eval(), _fit_channels(preprocessing, model), names)
+        if multi_label is None:
+            problem = getattr(getattr(model, "config", None), "problem_type", None)
+            multi_label = problem == "multi_label_classification"
+        return cls(model.eval(), _fit_channels(preprocessing, model), names, multi_label)
 
     @property
     def channels(self) -> int:
@@ -118,6 +129,10 @@ class PixelClassifier(nn.Module):
             )
         dtype = next((parameter.dtype for parameter in self.network.parameters()), pixels.dtype)
         return self._logits(self.network(self.preprocess(pixels).to(dtype)))
+
+    def probabilities(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        """Probability of each class: of one class among all, or with `multi_label` of each by itself."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
     def preprocess(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b channels height width"]:
         """Pixels in [0, 1] as the network wants them: channels, size and normalisation."""

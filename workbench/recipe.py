@@ -41,6 +41,9 @@ class Recipe(ABC):
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
         """Scalars of these samples; `loss` is minimised, the others are logged. `model` is the wrapped one."""
 
+    def after_step(self, step: int) -> None:  # noqa: B027
+        """What a good step still asks for once the weights have moved, on all processes: nothing, for most recipes."""
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Matrices between a transformer's first and last layers, which the Muon optimizer may train; else none."""
         return []

@@ -21,6 +21,7 @@ from workbench.line_chart import Point, legend, line_chart
 from workbench.pictures import Images, encode_png, image_grid
 
 CELL_PIXELS = 64  # on the screen; small images are enlarged by a whole number
+WIDEST_CELL = 250  # of images with labels; larger ones are shown smaller
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2024; --soft: #5b6570; --page: #fff; --line: #d9dee3; --panel: #f5f7f9;
@@ -51,8 +52,9 @@ th, td { padding: .38rem .9rem .38rem 0; border-bottom: 1px solid var(--line); t
 thead th { border-bottom: 2px solid var(--soft); white-space: nowrap; }
 .number { text-align: right; }
 img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
-.labelled { display: grid; gap: .6rem .5rem; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); padding: 0;
-  margin: 0; list-style: none; font-size: .78rem; line-height: 1.3; overflow-wrap: anywhere; }
+.labelled { display: grid; gap: .6rem .5rem; padding: 0; margin: 0; list-style: none; font-size: .78rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(var(--cell), 100%), 1fr)); line-height: 1.3;
+  overflow-wrap: anywhere; }
 .chart { display: block; width: 100%; max-width: 36rem; height: auto; }
 .chart text { fill: var(--text); font-size: 14px; }
 .chart .label { fill: var(--soft); }
@@ -129,7 +131,8 @@ class Report:
             items = (
                 f"<li>{_picture(encode_png(image), label, scale)}{escape(label)}</li>" for image, label in pictures
             )
-            content = f'<ul class="labelled">{"".join(items)}</ul>'
+            cell = min(WIDEST_CELL, 8 + scale * max((image.shape[2] for image in images), default=CELL_PIXELS))
+            content = f'<ul class="labelled" style="--cell: {cell}px">{"".join(items)}</ul>'
         return self._figure(content, caption)
 
     def curve(self, series: Mapping[str, Sequence[Point]], x_label: str, y_label: str, caption: str) -> "Report":

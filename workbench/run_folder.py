@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ FREE = {
     "output_dir", "overwrite", "dry_run", "device", "checkpointing_steps", "checkpoints_total_limit",
     "resume_from_checkpoint", "validation_steps", "logging_steps", "report_to", "max_nonfinite_steps",
     "train_batch_size", "gradient_accumulation_steps", "latent_cache", "gradient_checkpointing", "compile",
-    "validation_images", "validation_inference_steps", "validation_guidance_scale",
+    "validation_images", "validation_inference_steps", "validation_guidance_scale", "probe_images",
 }  # fmt: skip
 
 
 class RunFolder:
     """`config.yaml`, `checkpoints/`, `metrics.jsonl`, `samples/`, and the published `result`."""
 
-    def __init__(self, path: Path, result: str) -> None:
-        self.path, self.result = path, path / result
+    def __init__(self, path: Path, result: str, free: Set[str] = FREE) -> None:
+        """`free`: settings that may differ between a run and its resumption."""
+        self.path, self.result, self.free = path, path / result, free
         self.checkpoints, self.samples = path / "checkpoints", path / "samples"
         self.metrics, self.config = path / "metrics.jsonl", path / "config.yaml"
         self._mark = path / "finished.json"
@@ -50,7 +51,7 @@ class RunFolder:
         """Whether the result of that many steps is there."""
         return self._mark.exists() and int(json.loads(self._mark.read_text())["step"]) >= max_train_steps
 
-    def publish(self, step: int, write: Callable[[Path], None]) -> None:
+    def publish(self, step: int, write: Callable[[Path], object]) -> None:
         """Let `write` fill a folder beside the result, put it in the result's place, and mark the run finished."""
         partial = self.result.with_name(self.result.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,8 +70,8 @@ class RunFolder:
 
     def _check_same(self, settings: dict[str, Any]) -> None:
         stored = yaml.safe_load(self.config.read_text()) or {}
-        changed = [key for key in settings if key not in FREE and stored.get(key) != settings[key]]
-        if changed == ["max_train_steps"] and str(settings["lr_scheduler"]).startswith("constant"):
+        changed = [key for key in settings if key not in self.free and stored.get(key) != settings[key]]
+        if changed == ["max_train_steps"] and str(settings.get("lr_scheduler", "constant")).startswith("constant"):
             changed = []  # a constant rate can simply go on
         if changed:
             told = ", ".join(f"{key} was {stored.get(key)!r} and is now {settings[key]!r}" for key in changed)

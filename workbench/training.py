@@ -23,7 +23,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
-from diffusers.optimization import get_scheduler
 from jaxtyping import Int64
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from workbench import checkpoints, seeds
 from workbench.allocator import keep_freed_memory
 from workbench.config import TrainingConfig, to_mapping
 from workbench.data_order import global_batch
-from workbench.devices import choose_device, has_fast_bf16
+from workbench.devices import choose_device, resolve_precision
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk
 from workbench.launch import command_line, processes_asked, resume_command, versions
@@ -42,6 +41,7 @@ from workbench.optimizers import make_optimizers
 from workbench.progress import progress
 from workbench.recipe import Recipe
 from workbench.run_folder import RunFolder
+from workbench.schedules import Schedule
 from workbench.sharding import check_sharding, join, spread, spread_average, whole
 from workbench.signals import StopRequest
 
@@ -56,6 +56,7 @@ class Training:
         self.recipe, self.config = recipe, recipe.config
         self.config.check()
         self.folder = RunFolder(Path(self.config.output_dir), recipe.result)
+        self.among_runs = torch.distributed.is_initialized()  # the processes have more to do together than this run
         self.accelerator = make_accelerator(self.config)
         self.main = self.accelerator.is_main_process
         keep_freed_memory()
@@ -110,13 +111,7 @@ class Training:
         self.recipe.to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=ema_update(config.ema_decay))
         optimizers = make_optimizers(config, model, self.recipe.hidden_matrices())
-        schedule = get_scheduler(
-            config.lr_scheduler,
-            optimizers[0],
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )
-        self.lr_factor = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save or to resume
+        self.schedule = Schedule(config, optimizers[0])
         self.template = copy.deepcopy(self.ema).cpu() if self.accelerator.is_fsdp2 else self.ema
         self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
         if self.accelerator.is_fsdp2:
@@ -186,8 +181,7 @@ class Training:
         draws = self.recipe.draw(
             self.batch_size, seeds.generator(self.config.seed, STEP, step, device=self.accelerator.device), step
         )
-        for group in self._groups():
-            group["lr"] = group["initial_lr"] * self.lr_factor(step - 1)
+        self.schedule.set(self._groups(), step - 1)
         with self.window.computing():
             figures = self._forward_backward(indices, draws)
         figures["grad_norm"] = self._clip()
@@ -196,6 +190,7 @@ class Training:
             for optimizer in self.optimizers:
                 optimizer.step()
         if finite:
+            self.recipe.after_step(step)
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         else:
             self._restore_buffers()
@@ -310,7 +305,7 @@ class Training:
                 lambda folder: self.recipe.publish(model, folder, record),
             )
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        self._end()
 
     def _averaged(self) -> nn.Module:
         model = self.ema.module if self.config.ema_decay else self.accelerator.unwrap_model(self.model)
@@ -318,9 +313,15 @@ class Training:
 
     # ---- ends --------------------------------------------------------------------------------------------------------
 
+    def _end(self) -> None:
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        if not self.among_runs:
+            self.accelerator.state.destroy_process_group()
+
     def _leave(self, step: int, signum: int) -> None:
         self._say(f"\nStopped after step {step}; the run is saved. Go on with:\n  {resume_command()}")
-        self.accelerator.end_training()
+        self._end()
         raise SystemExit(128 + signum)
 
     def _give_up(self, step: int, bad: int) -> None:
@@ -352,9 +353,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     tracker = None if config.report_to == "none" else config.report_to
     if tracker and find_spec(tracker) is None:
         raise UserError(f"--report-to {tracker} needs a package that is not installed; run: pip install {tracker}")
-    precision = config.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "no"
+    precision = resolve_precision(config.mixed_precision, device)
     if precision == "fp16" and config.optimizer == "muon":
         raise UserError("--optimizer muon does not work with --mixed-precision fp16; give bf16, no or auto")
     if precision == "fp16" and device.type == "cpu":

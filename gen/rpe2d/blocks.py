@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import AttentionModuleMixin
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from gen.layers import AttentionProcessor, TokenLinear
 from gen.rpe2d.rotary import Rotary, rotate
 
 FeedForward = Literal["gelu", "swiglu"]
@@ -23,17 +23,6 @@ def modulate(
 ) -> Float[Tensor, "b n d"]:
     """LayerNorm without weights, then the condition's own scale and shift (adaLN)."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
-
-
-class TokenLinear(nn.Linear):
-    """A linear layer over tokens. On a CPU it runs as a 1x1 convolution: the same sums, through oneDNN's kernels,
-    which were measured at twice the speed of the BLAS behind `nn.Linear` (docs/journal.md)."""
-
-    def forward(self, x: Float[Tensor, "b n i"]) -> Float[Tensor, "b n o"]:
-        if x.device.type != "cpu":
-            return super().forward(x)
-        y = F.conv2d(x[:, None].permute(0, 3, 1, 2), self.weight[:, :, None, None], self.bias)
-        return y.permute(0, 2, 3, 1).squeeze(1)
 
 
 class LeanRMSNorm(torch.autograd.Function):
@@ -73,15 +62,8 @@ class FloatRMSNorm(nn.RMSNorm):
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
 
 
-class RotaryAttentionProcessor:
-    """Attention of rotated queries and keys, by the back-end that `model.set_attention_backend` chose.
-
-    Unless one was chosen, a CPU computes it in fp32 even under bf16 autocast: its bf16 kernel's backward pass was
-    measured at a fifth of the speed (docs/journal.md).
-    """
-
-    _attention_backend: AttentionBackendName | None = None
-    _parallel_config = None
+class RotaryAttentionProcessor(AttentionProcessor):
+    """Attention of rotated queries and keys."""
 
     def __call__(
         self, attention: "RotaryAttention", x: Float[Tensor, "b n d"], rotary: Rotary | None, scale: float | None
@@ -90,15 +72,7 @@ class RotaryAttentionProcessor:
         q, k = attention.norm_q(q), attention.norm_k(k)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        if x.device.type == "cpu" and self._attention_backend is None:
-            with torch.autocast("cpu", enabled=False):
-                x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale).to(v.dtype)
-            return attention.to_out(x.transpose(1, 2).flatten(2))
-        q, k, v = (part.to(v.dtype).transpose(1, 2) for part in (q, k, v))  # (B, N, heads, d), as back-ends take it
-        x = dispatch_attention_fn(
-            q, k, v, scale=scale, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-        return attention.to_out(x.flatten(2))
+        return attention.to_out(self.attend(q, k, v, scale))
 
 
 class RotaryAttention(nn.Module, AttentionModuleMixin):

@@ -12,11 +12,11 @@ from diffusers import ModelMixin
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from gen.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
 from gen.latent_cache import CacheSettings, LatentCache, check_folder, data_identity, identity, remove_latents
 from gen.latent_encoding import build_cache, open_images
 from gen.latents import compression_factor, latent_channels, load_vae
 from gen.rpe2d.config import RPE2DConfig
-from gen.rpe2d.crops import closest_crop, draw_boxes, flip_boxes, resize_and_crop
 from workbench import seeds
 from workbench.datasets import LabelledImages, load_images, require_classes
 from workbench.errors import UserError

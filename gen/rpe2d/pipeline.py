@@ -5,25 +5,22 @@ images = pipe(class_labels=["bag", "coat"], height=48, width=32, guidance_scale=
 """
 
 import difflib
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput, ModelMixin
+from diffusers import FlowMatchEulerDiscreteScheduler, ImagePipelineOutput, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gen.latents import compression_factor, decode
+from gen.pipelines import Callback, Generators, LabelledPipeline, Labels
 from gen.rpe2d.extrapolation import Placement
 from gen.rpe2d.placement import (
     AttentionScale,
-    Generators,
     TimestepShift,
     attention_factor,
     check_mode,
@@ -32,21 +29,7 @@ from gen.rpe2d.placement import (
 )  # fmt: skip
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
-from workbench.files import write_atomic
 from workbench.tokens import token_ids, tokenize
-
-Labels = int | str | Sequence[int | str] | None
-Callback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-
-# What lets `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` open our folders too.
-REMOTE_DOOR = '''"""Opens this folder through diffusers' generic door; needs the `workbench` package."""
-
-import gen.rpe2d.pipeline
-
-
-class RPE2DPipeline(gen.rpe2d.pipeline.RPE2DPipeline):
-    """See gen.rpe2d.pipeline."""
-'''
 
 
 def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -80,12 +63,12 @@ class Condition:
         )
 
 
-class RPE2DPipeline(DiffusionPipeline):
+class RPE2DPipeline(LabelledPipeline):
     """Generates images of any size made of whole patches, up to the model's trained positions."""
 
     model_cpu_offload_seq = "transformer->vae"
     _optional_components = ["vae"]
-    _callback_tensor_inputs = ["latents"]
+    _home = "gen.rpe2d.pipeline"
 
     def __init__(
         self,
@@ -96,6 +79,11 @@ class RPE2DPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler, vae=vae)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels; also the id of "no label"."""
+        return int(self.transformer.config.num_classes)
 
     @property
     def scale_factor(self) -> int:
@@ -136,33 +124,10 @@ class RPE2DPipeline(DiffusionPipeline):
             )
         return height // patch, width // patch
 
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the labels, in order of their ids."""
-        names = self.transformer.config.id2label or {}
-        return tuple(names[key] for key in sorted(names, key=int))
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As in diffusers; also adds what diffusers' generic door needs to find this class."""
-        super().save_pretrained(save_directory, **kwargs)
-        folder = Path(save_directory)
-        index = json.loads((folder / "model_index.json").read_text())
-        index["_class_name"] = ["pipeline", "RPE2DPipeline"]
-        write_atomic(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
-        write_atomic(folder / "pipeline.py", REMOTE_DOOR)
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in diffusers, but this class is the code that the folder would bring: it is never run."""
-        config = super().load_config(*args, **kwargs)
-        if isinstance(config, dict):
-            config["_class_name"] = cls.__name__
-        return config
-
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str] | None = None,
+        class_labels: Labels = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 25,
@@ -227,9 +192,7 @@ class RPE2DPipeline(DiffusionPipeline):
                     condition = replace(condition, placement=placement)
                 velocity = self._velocity(latents, timestep, levels[step], condition)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
-                    latents = changed.get("latents", latents) if changed else latents
+                latents = self.after_step(callback_on_step_end, step, timestep, latents)
                 bar.update()
 
         images = self._pictures(latents, output_type)
@@ -244,23 +207,15 @@ class RPE2DPipeline(DiffusionPipeline):
         if steps < 1:
             raise UserError(f"num_inference_steps is {steps}; give 1 or more")
         labels = self.label_ids(class_labels, num_images)
-        if len(labels) == 0:
-            raise UserError("no image is asked for; give class_labels, or num_images of 1 or more")
         return grid, labels, self.token_ids(prompt, len(labels))
 
     def _noise(
         self, grid: tuple[int, int], count: int, generator: Generators, latents: Tensor | None
     ) -> Float[Tensor, "b c h w"]:
         """The starting noise: drawn, or the given one where it fits."""
-        if isinstance(generator, list) and len(generator) != count:
-            raise UserError(f"{len(generator)} generators for {count} images; give one for all or one per image")
-        config, device, dtype = self.transformer.config, self._execution_device, self.transformer.dtype
-        shape = (count, config.in_channels, *(side * config.patch_size for side in grid))
-        if latents is None:
-            return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        if latents.shape != shape:
-            raise UserError(f"latents have shape {tuple(latents.shape)}; give {shape}")
-        return latents.to(device, dtype)
+        config = self.transformer.config
+        shape = (count, config.in_channels, grid[0] * config.patch_size, grid[1] * config.patch_size)
+        return self.starting_noise(shape, generator, latents, self.transformer.dtype)
 
     def _velocity(
         self, latents: Tensor, timestep: Tensor, sigma: float, condition: Condition
@@ -291,24 +246,6 @@ class RPE2DPipeline(DiffusionPipeline):
             return latents
         images = latents if self.vae is None else decode(self.vae, latents)
         return self.image_processor.postprocess(images.float(), output_type=output_type)
-
-    def label_ids(
-        self, class_labels: int | str | Sequence[int | str] | None, num_images: int = 1
-    ) -> Int64[Tensor, " b"]:
-        """Ids of labels given by name or id. Raises UserError for an unknown one."""
-        null, names = self.transformer.config.num_classes, self.label_names
-        if class_labels is None:
-            return torch.full((num_images,), null)
-        if isinstance(class_labels, int | str):
-            class_labels = [class_labels] * num_images
-        ids = [names.index(label) if label in names else label for label in class_labels]
-        for label in ids:
-            if not isinstance(label, int) or not 0 <= label < null:
-                allowed = (
-                    ", ".join(names) if names else f"0 to {null - 1}" if null else "none: this model has no labels"
-                )
-                raise UserError(f"unknown label {label!r}; choose from: {allowed}")
-        return torch.tensor(ids)
 
     def token_ids(self, prompt: str | Sequence[str | Sequence[str]] | None, count: int) -> Int64[Tensor, "b t"]:
         """Ids of each image's attribute tokens, -1 where it has fewer. Raises UserError for an unknown token."""

@@ -5,6 +5,7 @@ from typing import get_args
 
 import torch
 
+from gen.pipelines import Generators
 from gen.rpe2d.extrapolation import ANY_ENCODING, EXTRAPOLATIONS, Placement, extrapolate
 from gen.rpe2d.positions import PositionMode, check_range, inference_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
@@ -12,7 +13,6 @@ from workbench.errors import UserError
 
 AttentionScale = int | float | str | None  # a number, auto, entropy, yarn, or none
 TimestepShift = int | float | str | None  # a number, auto, or none
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def place(

@@ -10,20 +10,19 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from gen.card import write_card
+from gen.crops import flip_boxes
 from gen.rpe2d.config import RPE2DConfig
-from gen.rpe2d.crops import flip_boxes
 from gen.rpe2d.examples import open_examples
 from gen.rpe2d.inheritance import inherit
 from gen.rpe2d.pipeline import RPE2DPipeline, make_scheduler
 from gen.rpe2d.positions import crop_aligned_positions, sample_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
+from gen.validation import write_grid
 from workbench import seeds
-from workbench.files import write_atomic
-from workbench.pictures import encode_png, image_grid
 from workbench.recipe import Draws, Recipe
 from workbench.tokens import token_ids, vocabulary
 
-INITIAL, VALIDATION = 2, 3  # streams of randomness
+INITIAL = 2  # stream of randomness
 
 
 class RPE2DRecipe(Recipe):
@@ -113,25 +112,7 @@ class RPE2DRecipe(Recipe):
 
     def validate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """A grid of images from the same noise every time, a label in each column where there are few."""
-        config, count = self.config, self.config.validation_images
-        if count:
-            pipe = self._pipeline(model)
-            pipe.set_progress_bar_config(disable=True)
-            labels = [k % self.num_classes for k in range(count)] if self.num_classes else None
-            generators = [seeds.generator(config.seed, VALIDATION, k) for k in range(count)]
-            images = pipe(
-                labels,
-                num_images=count,
-                num_inference_steps=config.validation_inference_steps,
-                guidance_scale=config.validation_guidance_scale,
-                generator=generators,
-                output_type="pt",
-                return_dict=False,
-            )[0]
-            grid = image_grid(
-                list((images * 255).round().byte().cpu()), columns=self.num_classes if 2 < self.num_classes <= 16 else 8
-            )
-            write_atomic(folder / f"step-{step:08d}.png", encode_png(grid))
+        write_grid(self._pipeline(model), self.config, self.num_classes, folder, step)
         return {}
 
     def publish(self, model: nn.Module, folder: Path, record: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
-from gen.rpe2d.blocks import FeedForward, RPE2DBlock, TokenLinear, modulate
+from gen.layers import TokenLinear
+from gen.rpe2d.blocks import FeedForward, RPE2DBlock, modulate
 from gen.rpe2d.encodings import FourierEncoding, SinCosEncoding, TableEncoding
 from gen.rpe2d.positions import PositionMode, inference_positions
 from gen.rpe2d.rotary import Rotary, rotary_frequencies, rotary_table

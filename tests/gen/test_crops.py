@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from gen.rpe2d.crops import draw_boxes, flip_boxes, resize_and_crop
+from gen.crops import draw_boxes, flip_boxes, resize_and_crop
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 KEEP, FLIP = torch.tensor([False]), torch.tensor([True])

@@ -20,10 +20,10 @@ from scipy import stats
 from tiny_vaes import certain_vae, tiny_vae
 
 from gen import latent_encoding
+from gen.crops import flip_boxes, resize_and_crop
 from gen.latent_cache import CacheSettings, LatentCache
 from gen.latent_encoding import build_cache, open_images
 from gen.latents import encode
-from gen.rpe2d.crops import flip_boxes, resize_and_crop
 from workbench.datasets import load_images
 from workbench.errors import UserError
 from workbench.image_stream import ImageStream

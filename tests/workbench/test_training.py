@@ -31,7 +31,7 @@ from toy_recipe import (
     weights,
 )
 
-from workbench import checkpoints, seeds, training
+from workbench import checkpoints, devices, seeds, training
 from workbench.command import polite
 from workbench.data_order import global_batch
 from workbench.errors import UserError
@@ -196,7 +196,7 @@ def test_two_processes_name_a_mistake_alike(tmp_path: Path, spawn: Start) -> Non
 
 def test_cpu_trains_in_fp32_where_bf16_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, kind in ((False, torch.float32), (True, torch.bfloat16)):
-        monkeypatch.setattr(training, "has_fast_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(devices, "has_fast_bf16", lambda device, fast=fast: fast)
         seen: set[torch.dtype] = set()
         recipe = ToyRecipe(toy_config(tmp_path / str(fast), mixed_precision="auto"))
         first = next(recipe.model.children())

@@ -1,4 +1,4 @@
-"""Random resize-and-crop with its box: strengthens the order of patches; the box tells the network what it sees.
+"""Random resize-and-crop with its box, a whole batch at once on its device; the box tells a network what it sees.
 
 The box (top, left, height, width) is in fractions of the whole image, so that (0, 0, 1, 1) means "the whole image" at
 every resolution [idea: Hou et al. 2025; the distribution is this project's choice, its parameters are settings].
