@@ -1,0 +1,43 @@
+"""The card of a trained T-TAME module: of which classifier it speaks, how it was trained, and what its maps mean."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from explain.layers import Layer
+from workbench.files import write_atomic
+
+MEANING = """\
+A map says which pixels, kept alone, let the classifier still see the class (a sufficiency map), under a prior for small
+and smooth areas. It is learned, so it can be wrong; measure it before you trust it. It belongs to one classifier: train
+again whenever that changes. Maps of classes that the classifier finds unlikely are extrapolations, because training
+masks images by predicted classes only."""
+
+
+def write_card(folder: Path, layers: Sequence[Layer], record: Mapping[str, Any]) -> None:
+    """Write README.md beside a trained module."""
+    settings = record["settings"]
+    command = f"workbench explain IMAGE --classifier {settings['classifier']} --method ttame --explainer THIS_FOLDER"
+    parts = [
+        "# T-TAME attention module",
+        f"Explains the classifier `{settings['classifier']}` (fingerprint {settings['classifier_fingerprint']}) from "
+        f"its layers {', '.join(map(str, layers))}. Trained on {record['images']:,} images of {record['data']} for "
+        f"{settings['max_train_steps']:,} steps of {settings['global_batch_size']}, seed {settings['seed']}.",
+        f"```sh\n{command} --output DIR\n```",
+        "## What a map means\n\n" + MEANING,
+        "## Training\n\n" + _code(record["command"], "sh"),
+        "All settings:\n\n" + _code(_yaml(settings)),
+        "Last figures of the run:\n\n" + _code(_yaml(record["figures"])),
+        "Versions:\n\n" + _code(_yaml(record["versions"])),
+    ]
+    write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(values), sort_keys=False).strip()
+
+
+def _code(text: str, language: str = "yaml") -> str:
+    return f"```{language}\n{text}\n```"
