@@ -1,0 +1,1 @@
+"""What distillation by trajectories is compared with: chosen images, other distillation, generated images."""
