@@ -167,21 +167,26 @@ def measure_variants(
         figures = toy_figures(variants, truth, mask, ids, images)
         return figures | {"right": reading_figures(variants[:, 0], truth)["right"]}
     return {
-        **class_figures(variants, truth),
+        **class_figures(variants, mask, truth),
         **fidelity_figures(variants, images, mask),
         **diversity_figures(variants, mask, ids),
     }
 
 
-def class_figures(variants: Tensor, labels: Tensor) -> Figures:
-    """How often a completion is taken for its true class, and how many classes those of one image are taken for."""
+def class_figures(variants: Tensor, mask: Mask, labels: Tensor) -> Figures:
+    """How often a completion is taken for its true class, of all holes and of each kind, and how many classes those of
+    one image are taken for."""
     from fashion_measures import network
 
     flat = to_bytes(variants).flatten(0, 1)
     classes = network((32, 32)).logits(flat).argmax(-1).view(variants.shape[:2])
     distinct = [len(set(row)) for row in classes.tolist()]
+    right = (classes == labels[:, None]).float().mean(1)
+    half = mask.mean((1, 2, 3)) > 0.4
     return {
-        "class_agreement": (classes == labels[:, None]).float().mean().item(),
+        "class_agreement": right.mean().item(),
+        "class_agreement_centre": right[~half].mean().item(),
+        "class_agreement_half": right[half].mean().item(),
         "distinct_classes": float(np.mean(distinct)),
     }
 

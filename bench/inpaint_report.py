@@ -10,7 +10,7 @@ from measured import table
 
 Found = list[dict[str, Any]]
 TOY = ("valid", "possible", "modes", *(f"tv_{cue}" for cue in CUES))
-FASHION = ("class_agreement", "distinct_classes")
+FASHION = ("class_agreement_centre", "class_agreement_half", "distinct_classes")
 PICTURE = ("hole_psnr_one", "hole_psnr_best", "hole_psnr_mean", "border_error", "pair_l1")
 GATE = 0.1  # of the total variation with the true structure: above it, stage 3 hides what stage 1 does
 

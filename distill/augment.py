@@ -101,9 +101,7 @@ def draw_cutout(u: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def cutout(images: Tensor, values: Tensor) -> Tensor:
     """A rectangle of half of each side set to 0; parts of it may lie outside."""
-    rows, columns = (
-        _covered(centre, side) for centre, side in zip(values.unbind(1), images.shape[-2:], strict=True)
-    )
+    rows, columns = (_covered(centre, side) for centre, side in zip(values.unbind(1), images.shape[-2:], strict=True))
     return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 

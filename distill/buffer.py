@@ -73,7 +73,7 @@ class ExpertBuffer:
         return record
 
     def summary(self, numbers: Sequence[int]) -> dict[str, float]:
-        """Means over these experts at their last epoch: sharpness, Hessian's eigenvalue, accuracy on held-out images."""
+        """Means over these experts of what was measured at their last epoch."""
         records = [self.record(number) for number in numbers]
         last = {
             name: [record[name][-1] if isinstance(record[name], list) else record[name] for record in records]
@@ -124,9 +124,7 @@ def expert_file(folder: Path, number: int) -> Path:
 
 def write_expert(folder: Path, number: int, theta: Float[Tensor, "epochs p"], record: Mapping[str, Any]) -> None:
     """Keep a finished expert."""
-    write_atomic(
-        expert_file(folder, number), save({"theta": theta.contiguous()}, {"record": json.dumps(record)})
-    )
+    write_atomic(expert_file(folder, number), save({"theta": theta.contiguous()}, {"record": json.dumps(record)}))
 
 
 class Opened(NamedTuple):

@@ -17,8 +17,9 @@ The set inherits the biases of the images it was made from, and their licence: l
 Pictures mix many real ones, but may show parts of them recognisably: a set made from private images is private."""
 
 
-def render_card(title: str, metadata: Metadata) -> str:
+def render_card(metadata: Metadata) -> str:
     """README.md of a set."""
+    title = f"{metadata['images_per_class']} images of each class, distilled from {metadata['data']}"
     header = {
         "task_categories": ["image-classification"],
         "tags": ["workbench", "dataset-distillation", "synthetic"],

@@ -22,7 +22,7 @@ class ExpertsConfig:
     """Train expert networks on the real images and keep their weights after every epoch: what matching follows.
 
     python distill/train.py experts --data fashion-mnist --output-dir runs/experts
-    accelerate launch distill/train.py experts --data cifar.parquet --preprocessing zca --num-experts 100 --output-dir runs/experts
+    accelerate launch distill/train.py experts --data cifar.parquet --preprocessing zca --output-dir runs/experts
 
     Stopped, the same command goes on; finished experts are kept. More experts can be added later.
     """
@@ -36,7 +36,7 @@ class ExpertsConfig:
     resolution: str | None = None
     """Side of the images in pixels, or HEIGHTxWIDTH; the images' own unless given."""
     validation_share: float = 0.1
-    """Share of the training images held out for every choice; 0 trains on all, as the papers do, and chooses nothing."""
+    """Share of the training images held out for every choice; 0 trains on all, as the papers do."""
     split_seed: int = 0
     """Which images are held out."""
     preprocessing: Preprocessing = "standard"
@@ -63,7 +63,7 @@ class ExpertsConfig:
     learning_rate: float = 0.01
     """Of plain SGD, because the student has to imitate it."""
     flatness: Flatness = "gsam"
-    """none: plain (what MTT follows). sam, gsam: minimise the worst loss nearby (FTD). saf: keep to own past outputs."""
+    """none: plain (what MTT follows). sam, gsam: lower the worst loss nearby (FTD). saf: keep to own past outputs."""
     rho: float = 0.05
     """Radius of sam and gsam."""
     alpha: float = 0.3
@@ -77,7 +77,7 @@ class ExpertsConfig:
     saf_start: int = 5
     """Epoch after which saf begins; at least the lag."""
     experts_at_once: int | None = None
-    """Experts trained side by side in one process; 5 on a GPU and 1 on a CPU unless given, the fastest for most sizes."""
+    """Experts trained side by side in one process; unless given 5 on a GPU, and 1 on a CPU, where it gains nothing."""
     seed: int = 0
     """Expert k is made from (seed, k)."""
     device: Device = "auto"
@@ -174,6 +174,8 @@ class MatchConfig:
 
     grad_mode: GradMode = "adjoint"
     """adjoint: exact, in the memory of one step. autograd: exact, keeps all steps. frozen: TESLA's approximation."""
+    keep_every: int = 1
+    """Keep every so many-th vector of a student's way, and compute the others again: for networks of many weights."""
     compile: bool = False
     """Compile the adjoint of a step: pays on a GPU."""
     seed: int = 0
@@ -193,8 +195,8 @@ class MatchConfig:
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
         counts = (
-            "images_per_class max_bad_steps starts_per_step checkpointing_steps checkpoints_total_limit logging_steps "
-            "validation_networks validation_epochs"
+            "images_per_class max_bad_steps starts_per_step keep_every checkpointing_steps checkpoints_total_limit "
+            "logging_steps validation_networks validation_epochs"
         )
         require(self, counts, at_least_1, "1 or more")
         require(self, "num_experts", lambda value: value is None or value >= 1, "1 or more")

@@ -1,8 +1,8 @@
 """Experts: networks trained on the real images, their weights kept after every epoch.
 
-Plain SGD, because a student that takes plain steps on the distilled set has to follow them; or with steps that seek flat
-places (FTD, arXiv 2211.11004), from where such a student strays less. Expert k depends on (seed, k) alone. Processes
-share out the experts; a process trains several side by side, each on its own batches.
+Plain SGD, because a student that takes plain steps on the distilled set has to follow them; or with steps that seek
+flat places (FTD, arXiv 2211.11004), from where such a student strays less. Expert k depends on (seed, k) alone.
+Processes share out the experts; a process trains several side by side, each on its own batches.
 """
 
 import sys
@@ -48,7 +48,7 @@ def train_experts(config: ExpertsConfig) -> bool:
 
     Raises UserError for what a person can mend, and SystemExit(130) or (143) when stopped; finished experts are kept.
     """
-    config.check()
+    _check(config)
     state = start_processes(config.device)
     with user_errors_for_disk(config.output_dir), StopRequest() as stop:
         with state.main_process_first():
@@ -69,7 +69,7 @@ def train_experts(config: ExpertsConfig) -> bool:
 
 def describe(config: ExpertsConfig) -> str:
     """The settings and what they cost, as YAML, for `--dry-run`."""
-    config.check()
+    _check(config)
     sources = read_sources(to_mapping(config))
     parameters = FlatNetwork(build_network(network_spec(config, sources))).size
     gradients_a_step = 2 if config.flatness in ("sam", "gsam") else 1
@@ -209,6 +209,11 @@ class ExpertTraining:
         by_epoch = {name: [row[name] for row in figures] for name in figures[0]}
         eigenvalue = top_eigenvalue(self._probe_loss, theta, start)
         return {"number": number, "seed": self.config.seed, "top_eigenvalue": eigenvalue, **by_epoch}
+
+
+def _check(config: ExpertsConfig) -> None:
+    config.check()
+    augment.families(config.augmentation)
 
 
 def _check_finite(thetas: Thetas, numbers: list[int], epoch: int) -> None:

@@ -37,7 +37,7 @@ def export_distilled(
         (folder / METADATA).unlink(missing_ok=True)
         write_pictures(distilled, origin, folder / PICTURES)
         write_atomic(folder / "grid.png", encode_png(picture(distilled)))
-        write_atomic(folder / "README.md", render_card(folder.name, describe(distilled, recipe, origin)))
+        write_atomic(folder / "README.md", render_card(describe(distilled, recipe, origin)))
     save_distilled(distilled, recipe, origin, folder)
 
 
@@ -60,6 +60,7 @@ def write_pictures(distilled: Distilled, origin: Origin, folder: Path) -> None:
         writer.write_shard(shard, pixels[part], rows[part])
     writer.finish(
         {
+            "title": f"Pictures of a set distilled from {origin.data}",
             "description": f"{len(rows)} images distilled from {origin.data}, in 8 bits: a view of the float tensors "
             "one folder up, which train better networks.",
             "limits": ["Each picture mixes many real ones, and may show parts of them recognisably."],

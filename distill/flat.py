@@ -44,8 +44,8 @@ class FlatNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_seed(generator))
             for part in self.module.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+                if reset := getattr(part, "reset_parameters", None):
+                    reset()
         return self.flatten({name: p.detach() for name, p in self.module.named_parameters()})
 
     def __call__(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
@@ -60,9 +60,7 @@ class FlatNetwork:
     def unflatten(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
         """The parameters by name, as views of `theta`."""
         parts = theta.split(self._sizes)
-        return {
-            name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
     def flatten(self, parameters: dict[str, Tensor]) -> Float[Tensor, " p"]:
         """One vector from the parameters by name."""

@@ -1,7 +1,7 @@
 """Trajectory matching: the loop that moves the images. What one update follows is in `distill.students`.
 
-Everything random depends on (seed, update, student), so that a resumed run equals the uninterrupted one (bit for bit on a
-CPU), and students may be shared out to processes.
+Everything random depends on (seed, update, student), so that a resumed run equals the uninterrupted one (bit for bit
+on a CPU), and students may be shared out to processes.
 """
 
 import json
@@ -40,8 +40,8 @@ RESULT = "distilled"
 AGREEMENT_STEPS = 100  # processes compare their images so often
 FREE = {  # what may differ between a run and its resumption: it changes no update, or a run in trouble needs it
     "output_dir", "overwrite", "dry_run", "device", "checkpointing_steps", "checkpoints_total_limit", "logging_steps",
-    "resume_from_checkpoint", "compile", "starts_per_step", "learning_rate_images", "learning_rate_labels",
-    "learning_rate_step_size", "threshold", "max_bad_steps",
+    "resume_from_checkpoint", "compile", "keep_every", "starts_per_step", "threshold", "max_bad_steps",
+    "learning_rate_images", "learning_rate_labels", "learning_rate_step_size",
 }  # fmt: skip
 
 Score = Callable[[Distilled], float]  # how good a set is on held-out images; all processes ask at once

@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         with torch.no_grad():
-            width = body(torch.zeros(1, spec.channels, *spec.size)).numel()
+            width = body(_two_images(spec)).flatten(1).shape[1]
         self.head = nn.Linear(width, spec.num_classes)
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
@@ -137,11 +137,20 @@ def _check_norms(network: nn.Module, spec: NetworkSpec) -> None:
             height, width = spec.size
             raise UserError(
                 f"images of {height}x{width} are too small for {spec.name}: its deepest norm would see one pixel; "
-                + ("give a lower --depth" if spec.name == "convnet" else "give --network convnet or a larger --resolution")
+                + (
+                    "give a lower --depth"
+                    if spec.name == "convnet"
+                    else "give --network convnet or a larger --resolution"
+                )
             )
 
     hooks = [m.register_forward_hook(check) for m in network.modules() if isinstance(m, nn.GroupNorm)]
     with torch.no_grad():
-        network(torch.zeros(1, spec.channels, *spec.size))
+        network(_two_images(spec))
     for hook in hooks:
         hook.remove()
+
+
+def _two_images(spec: NetworkSpec) -> Float[Tensor, "2 c h w"]:
+    """Of zeros: torch's norm refuses a single one that comes to a single pixel, before we can say why."""
+    return torch.zeros(2, spec.channels, *spec.size)

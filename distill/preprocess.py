@@ -1,4 +1,4 @@
-"""From pixels in [0, 1] to the space that networks are trained in, and back: fitted on training images, part of a set."""
+"""From pixels in [0, 1] to the space that networks are trained in, and back; fitted on the real training images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -102,9 +102,7 @@ class ZCA(Transform):
         covariance = sum((part.double() - mean).mT @ (part.double() - mean) for part in rows.split(MOST_FITTED))
         values, vectors = torch.linalg.eigh(covariance / (len(rows) - 1))
         scale = (values.clamp(min=0) + ZCA_EPSILON).sqrt()
-        return cls(
-            mean.float(), ((vectors / scale) @ vectors.mT).float(), ((vectors * scale) @ vectors.mT).float()
-        )
+        return cls(mean.float(), ((vectors / scale) @ vectors.mT).float(), ((vectors * scale) @ vectors.mT).float())
 
     def apply(self, images: Images) -> Images:
         """From [0, 1] to training space."""

@@ -5,7 +5,7 @@ Sources: FTD's table 7 (arXiv 2211.11004), MTT's settings as dc_benchmark lists 
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Method = Literal["mtt", "ftd", "datm"]
 PresetName = Literal["auto", "cifar10", "cifar100", "tiny-imagenet", "imagenet-10", "fashion-mnist"]
@@ -74,7 +74,7 @@ FTD: dict[str, Rows] = {
     },
 }
 # where MTT differs from FTD's rows, besides having no average
-MTT: dict[tuple[str, int], dict[str, float]] = {
+MTT: dict[tuple[str, int], dict[str, Any]] = {
     ("cifar10", 50): {"initial_step_size": 0.001},
     ("cifar100", 1): {"synthetic_steps": 20},
     ("cifar100", 10): {"max_start_epoch": 20},

@@ -28,7 +28,9 @@ def perturbation(theta: Theta, gradient: Theta, rho: float, adaptive: bool = Fal
     return rho * scale * gradient / (length + TINY)
 
 
-def flat_direction(gradient: Gradient, theta: Theta, flatness: Flatness, rho: float, alpha: float, adaptive: bool) -> Theta:
+def flat_direction(
+    gradient: Gradient, theta: Theta, flatness: Flatness, rho: float, alpha: float, adaptive: bool
+) -> Theta:
     """What a step goes against: the gradient; with sam the one nearby, on the same batch; with gsam that and more.
 
     GSAM (arXiv 2203.08065, algorithm 1) takes `alpha` of the part of the gradient that is orthogonal to the one nearby
@@ -44,9 +46,7 @@ def flat_direction(gradient: Gradient, theta: Theta, flatness: Flatness, rho: fl
     return nearby - alpha * (here - share * nearby)
 
 
-def trajectory_kl(
-    logits: Float[Tensor, "*b c"], past: Float[Tensor, "*b c"], temperature: float
-) -> Float[Tensor, ""]:
+def trajectory_kl(logits: Float[Tensor, "*b c"], past: Float[Tensor, "*b c"], temperature: float) -> Float[Tensor, ""]:
     """SAF's loss: temperature^2 times the mean of KL(past || now) at that temperature (arXiv 2205.14083)."""
     now, before = F.log_softmax(logits / temperature, -1), F.log_softmax(past / temperature, -1)
     return temperature**2 * (before.exp() * (before - now)).sum(-1).mean()
@@ -89,9 +89,7 @@ def sharpness(loss: LossOf, theta: Float[Tensor, " p"], radius: float) -> float:
         return float(loss(theta + perturbation(theta, gradient, radius)) - here)
 
 
-def top_eigenvalue(
-    loss: LossOf, theta: Float[Tensor, " p"], start: Float[Tensor, " p"], iterations: int = 10
-) -> float:
+def top_eigenvalue(loss: LossOf, theta: Float[Tensor, " p"], start: Float[Tensor, " p"], iterations: int = 10) -> float:
     """The eigenvalue of largest size of the loss's Hessian, by power iteration from the direction `start`."""
     leaf = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)

@@ -1,8 +1,8 @@
 """One student of trajectory matching: where it starts, what it sees, and how the images should change for it.
 
-`Students.gradients` is the method (Cazenavette et al., arXiv 2203.11932): take an expert's weights after some epoch, let
-a student go N steps from there on the distilled set, and compare where it ends with the expert M epochs later. Flat
-experts make it FTD (arXiv 2211.11004); soft labels and chosen ranges of starts make it DATM (arXiv 2310.05773).
+`Students.gradients` is the method (Cazenavette et al., arXiv 2203.11932): take an expert's weights after some epoch,
+let a student go N steps from there on the distilled set, and compare where it ends with the expert M epochs later.
+Flat experts make it FTD (arXiv 2211.11004); soft labels and chosen ranges of starts make it DATM (arXiv 2310.05773).
 """
 
 from typing import NamedTuple
@@ -47,7 +47,8 @@ class Students(NamedTuple):
         draws = [augment.draw(strategy, len(batch), size, generator).to(self.device) for batch in batches]
         return gradients(
             self.buffer.network, start, target, values["images"], self._labels(values, classes, target),
-            values["step_size"], [batch.to(self.device) for batch in batches], draws, config.grad_mode, config.compile,
+            values["step_size"], [batch.to(self.device) for batch in batches], draws,
+            config.grad_mode, config.compile, config.keep_every,
         )  # fmt: skip
 
     def _labels(self, values: Tensors, classes: Int64[Tensor, " n"], target: Float[Tensor, " p"]) -> Tensor:
@@ -65,8 +66,8 @@ def end_of_starts(row: Hyperparameters, step: int) -> int:
     return row.first_max_start_epoch + (row.max_start_epoch - row.first_max_start_epoch) * step // row.widening_steps
 
 
-def draw_batches(images: int, size: int, count: int, generator: torch.Generator) -> list[Int64[Tensor, " b"]]:
-    """`count` batches of `size` images (0: of all): one shuffled pass after another; the last of a pass may be smaller."""
+def draw_batches(images: int, size: int, count: int, generator: torch.Generator) -> list[Int64[Tensor, " _"]]:
+    """`count` batches of `size` images (0: of all): shuffled pass after pass; the last of a pass may be smaller."""
     batches: list[Tensor] = []
     while len(batches) < count:
         batches += torch.randperm(images, generator=generator).split(size or images)

@@ -16,7 +16,7 @@ It is the gradient of the whole unroll exactly. TESLA (arXiv 2211.10586) leaves 
 single step only: `frozen`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -60,40 +60,62 @@ def gradients(
     images: Float[Tensor, "n c h w"],
     labels: Int64[Tensor, " n"] | Float[Tensor, "n k"],
     step_size: Float[Tensor, ""],
-    batches: Sequence[Int64[Tensor, " b"]],
+    batches: Sequence[Int64[Tensor, " _"]],
     draws: Sequence[Draw],
     mode: GradMode = "adjoint",
     compiled: bool = False,
+    keep_every: int = 1,
 ) -> Gradients:
     """Loss and derivatives of len(batches) steps on the set, from `theta_start` towards `target`.
 
-    Step k is on the rows `batches[k]`, augmented as `draws[k]` says. `compiled`: with torch.compile, not for autograd.
+    Step k is on the rows `batches[k]`, augmented as `draws[k]` says. `compiled`: with torch.compile. `keep_every`: keep
+    each so many-th of the vectors theta_k only, and compute the others again. Neither is for autograd.
     """
     images, labels, step_size = images.detach(), labels.detach(), step_size.detach()
     if mode == "autograd":
         return _through_the_unroll(network, theta_start, target, images, labels, step_size, batches, draws)
     gradient, differentiate = _compiled_steps(network) if compiled else _steps(network)
-    thetas = [theta_start]
-    for rows, drawn in zip(batches, draws, strict=True):
-        g = gradient(thetas[-1], augment.apply(images[rows], drawn), labels[rows])
-        thetas.append(thetas[-1] - step_size * g)
-    distance = (theta_start - target).square().sum()
-    remains = thetas.pop() - target
 
-    soft = labels.is_floating_point()
-    d_images, d_labels = torch.zeros_like(images), torch.zeros_like(labels) if soft else None
-    d_step_size = torch.zeros_like(step_size)
+    def advance(theta: Theta, k: int) -> Theta:
+        return theta - step_size * gradient(theta, augment.apply(images[batches[k]], draws[k]), labels[batches[k]])
+
+    way = Way(advance, theta_start, len(batches), keep_every)
+    distance, remains = (theta_start - target).square().sum(), way.end - target
+    d_images, d_step_size = torch.zeros_like(images), torch.zeros_like(step_size)
+    d_labels = torch.zeros_like(labels) if labels.is_floating_point() else None
     lam = 2 * remains / distance
-    for rows, drawn in zip(reversed(batches), reversed(draws), strict=True):
-        seen, back = _augmented(images[rows], drawn)
-        s = differentiate(thetas.pop(), seen, labels[rows], lam)
-        d_images.index_add_(0, rows, -step_size * back(s.images))
-        if d_labels is not None:
-            d_labels.index_add_(0, rows, -step_size * s.labels)
+    for k, theta in way.back():
+        seen, pull_back = _augmented(images[batches[k]], draws[k])
+        s = differentiate(theta, seen, labels[batches[k]], lam)
+        d_images.index_add_(0, batches[k], -step_size * pull_back(s.images))
+        if d_labels is not None and s.labels is not None:
+            d_labels.index_add_(0, batches[k], -step_size * s.labels)
         d_step_size -= s.value
         if mode == "adjoint":
             lam = lam - step_size * s.theta
     return Gradients(remains.square().sum() / distance, d_images, d_labels, d_step_size)
+
+
+class Way:
+    """Where a student has been: its weights before each step, to be gone through backwards once."""
+
+    def __init__(self, advance: Callable[[Theta, int], Theta], start: Theta, steps: int, keep_every: int) -> None:
+        self.advance, self.steps, self.keep_every = advance, steps, keep_every
+        self.kept: list[Theta] = []
+        self.end = start
+        for k in range(steps):
+            if k % keep_every == 0:
+                self.kept.append(self.end)
+            self.end = advance(self.end, k)
+
+    def back(self) -> Iterator[tuple[int, Theta]]:
+        """Each step from the last to the first, with the weights before it."""
+        for first in reversed(range(0, self.steps, self.keep_every)):
+            stretch = [self.kept.pop()]
+            for k in range(first, min(first + self.keep_every, self.steps) - 1):
+                stretch.append(self.advance(stretch[-1], k))
+            while stretch:
+                yield first + len(stretch) - 1, stretch.pop()
 
 
 def _through_the_unroll(
@@ -145,7 +167,7 @@ def _steps(network: FlatNetwork) -> Step:
 
 @lru_cache(maxsize=4)
 def _compiled_steps(network: FlatNetwork) -> Step:
-    """The same two, each compiled whole: derivatives are taken inside, since compiled code is not differentiated twice."""
+    """The same two, each compiled whole: derivatives inside, since compiled code cannot be differentiated twice."""
 
     def loss(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         return student_loss(network, theta, images, labels)
@@ -175,7 +197,7 @@ def _augmented(images: Images, drawn: Draw) -> tuple[Images, Callable[[Images], 
     with torch.enable_grad():
         seen = augment.apply(leaf, drawn)
 
-    def back(gradient: Images) -> Images:
+    def pull_back(gradient: Images) -> Images:
         return gradient if seen is leaf else torch.autograd.grad(seen, leaf, gradient)[0]
 
-    return seen.detach(), back
+    return seen.detach(), pull_back

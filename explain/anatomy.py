@@ -21,8 +21,10 @@ from workbench.pixel_classifier import PixelClassifier
 NOISE = 40  # stream of randomness
 MOST_PREFIX_TOKENS = 16
 LEAST_SIDE = 4  # of a grid, unless a classifier has only smaller ones
-# What is passed over: grids that say nothing of the image, and what only hands on, attention between channels too.
-PASSED_OVER = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Softmax, nn.Identity)
+# What is passed over: grids that say nothing of the image or are only its padding, and what only hands on, which leaves
+# attention between channels out too.
+PADDING = (nn.ConstantPad2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
+PASSED_OVER = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Softmax, nn.Identity, *PADDING)
 
 
 @dataclass(frozen=True)

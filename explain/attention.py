@@ -46,14 +46,13 @@ class AttentionModule(nn.Module):
         return min(int(count) for count in counts if count is not None)
 
     def forward(
-        self, features: Features, classes: Int64[Tensor, " k"] | Int64[Tensor, "b k"] | None = None
+        self, features: Features, classes: Int64[Tensor, " k"] | Int64[Tensor, "b k"]
     ) -> Float[Tensor, "b k h w"]:
-        """Maps before the sigmoid, of these classes (the same for all images, or each image's own), or of all.
+        """Maps before the sigmoid, of these classes: the same for all images, or each image's own.
 
         `features` go from shallow to deep; the maps have the first one's grid, or `max_map_size` where that is less.
         """
-        asked = slice(None) if classes is None else classes
-        weight, bias = self.fuser.weight[asked], self.fuser.bias[asked]
+        weight, bias = self.fuser.weight[classes], self.fuser.bias[classes]
         parts = weight.split(self.channels, -1)
         size = tuple(min(side, self.max_map_size) for side in features[0].shape[-2:])
         maps = bias[..., None, None].float()
@@ -67,6 +66,8 @@ def _fused(weight: Float[Tensor, "*b k c"], features: Float[Tensor, "b c h w"]) 
 
 
 def _enlarged(maps: Float[Tensor, "b k _ _"], size: Sequence[int]) -> Float[Tensor, "b k h w"]:
+    if tuple(maps.shape[-2:]) == size:
+        return maps.float()
     return F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
 
 

@@ -1,6 +1,6 @@
 """Do a transformer's patches become alike with depth? Where they do, no map of its last layers can tell them apart.
 
-Letters: b images, n patches, c channels. The measures are of Gong et al. 2021 (arXiv 2104.12753), without prefix tokens.
+Letters: b images, n patches, c channels. Measures of Gong et al. 2021 (arXiv 2104.12753), without prefix tokens.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def patch_similarity(tokens: Float[Tensor, "b n c"]) -> Float[Tensor, " b"]:
 
 
 def patch_contrast(first: Float[Tensor, "b n c"], last: Float[Tensor, "b n c"]) -> Float[Tensor, " b"]:
-    """Mean of -log(e^own / (e^own + e^others)): a patch's cosine with itself in the first block, and with the others."""
+    """Mean of -log(e^own / (e^own + e^others)): cosines of a first patch with its own last one, and with the others."""
     start, end = F.normalize(first, dim=-1), F.normalize(last, dim=-1)
     own = (start * end).sum(-1)
     others = ((start * end.sum(1, keepdim=True)).sum(-1) - own) / (first.shape[1] - 1)

@@ -126,9 +126,10 @@ def _findings(
             classifier.label_name(target),
             probability := float(whole[row]),
             _at_size(shown[row], image),
-            *(_as_picture(view[row], image) for view in views),
+            _as_picture(views[0][row], image),
+            _as_picture(views[1][row], image),
             {key: float(values[row]) for key, values in figures.items()},
-            _notes(method, maps.values[row], probability),
+            _notes(maps.values[row], probability),
         )
         for row, target in enumerate(maps.targets.tolist())
     ]
@@ -160,10 +161,8 @@ def _views(
     return torch.where(brightest, images, filled), torch.where(brightest, filled, images)
 
 
-def _notes(method: str, values: Float[Tensor, "h w"], probability: float) -> tuple[str, ...]:
+def _notes(values: Float[Tensor, "h w"], probability: float) -> tuple[str, ...]:
     notes = []
-    if not METHODS[method].knows_target:
-        notes.append("does not depend on the class")
     if values.amax() == values.amin():
         notes.append("the map is the same everywhere: the method found nothing that speaks for this class")
     if probability < UNLIKELY:
@@ -204,6 +203,7 @@ def write_explanation(explanation: Explanation, folder: Path, record: Mapping[st
                 "target": finding.target,
                 "label": finding.label,
                 "probability": finding.probability,
+                "sees_the_class": METHODS[finding.method].knows_target,
                 "file": stem,
                 **finding.figures,
                 "notes": finding.notes,

@@ -25,21 +25,25 @@ from workbench.report import Report
 WIDEST = 320  # pixels on the page, whose size counts; the files are larger
 
 READING = """
-A map says what one method finds important for one class; methods disagree, and none is *the* explanation. Test a map by
+A map says what one method finds important for one class; methods disagree, and none is the explanation. Test a map by
 eye with the two pictures beside it: what the classifier makes of the brightest part alone, and of the image without it.
 A map that does no better than a control says nothing.
 """
 
 
-def add_overview(report: Report, folders: Sequence[Path]) -> None:
-    """The methods side by side: what they are, what they cost, and their figures averaged over images and classes."""
+def overview(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row for each method: what it is, what it costs, and its figures averaged over images and classes."""
     results = [read_result(folder) for folder in folders]
+    return [_overview_row(method, results) for method in results[0]["costs"]]
+
+
+def add_overview(report: Report, folders: Sequence[Path]) -> None:
+    """How to read the page, and the methods side by side."""
+    rows, count = overview(folders), f"{len(folders)} image{'s' if len(folders) > 1 else ''}"
     report.text(READING)
-    methods = list(results[0]["costs"])
-    rows = [_overview_row(method, results) for method in methods]
-    report.table(
-        rows, f"Methods, averaged over {len(results)} image{'s' if len(results) > 1 else ''} and their classes"
-    )
+    report.table(rows, f"Methods, averaged over {count} and their classes")
+    methods = [row["method"] for row in rows]
+    report.text("\n".join(f"- `{method}`: {METHODS[method].text}" for method in methods))
     report.text("\n".join(f"- `{name}`: {text}" for name, text in MEANINGS.items() if name in rows[0]))
 
 
@@ -48,7 +52,6 @@ def _overview_row(method: str, results: Sequence[dict[str, Any]]) -> dict[str, A
     costs = [result["costs"][method] for result in results]
     return {
         "method": method,
-        "what it is": METHODS[method].text,
         "sees the class": METHODS[method].knows_target,
         "forward passes": fmean(cost["forward_passes"] for cost in costs),
         "backward passes": fmean(cost["backward_passes"] for cost in costs),
@@ -81,8 +84,7 @@ def _add_target(report: Report, folder: Path, findings: Sequence[dict[str, Any]]
         pictures += [_picture(folder / f"{finding['file']}{ending}") for ending in views]
         labels += list(views.values())
     report.figure(pictures, f"What speaks for {label}, and the probability of {label} that is left", labels)
-    hidden = ("target", "label", "probability", "file", "notes")
-    rows = [{key: value for key, value in finding.items() if key not in hidden} for finding in findings]
+    rows = [{key: finding[key] for key in ("method", *MEANINGS) if key in finding} for finding in findings]
     report.table(rows, f"Figures of the maps of {label}")
     for finding in findings:
         if finding["notes"]:

@@ -74,9 +74,7 @@ class TTame:
         return cls(classifier, chosen, build_module(channels, anatomy.num_classes, max_map_size, initial))
 
     @torch.no_grad()
-    def explain(
-        self, images: Shaped[Tensor, "..."], targets: Targets = None, normalise: Normalise = "minmax"
-    ) -> Maps:
+    def explain(self, images: Shaped[Tensor, "..."], targets: Targets = None, normalise: Normalise = "minmax") -> Maps:
         """A map of each target of each image (b, c, h, w) in [0, 1], from one forward pass of it for all targets.
 
         `minmax` stretches each map to [0, 1], which paints something bright whatever there is; `sigmoid` is the mask of

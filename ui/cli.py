@@ -16,6 +16,7 @@ COMMANDS = {
     "inpaint": ("ui.inpaint:inpaint", "fill the holes of pictures, in several ways each"),
     "classify": ("ui.classify:classify", "train or evaluate a classifier"),
     "explain": ("ui.explain:explain", "show what a classifier looks at, and measure the maps"),
+    "distill": ("ui.distill:main", "distil a data set to a few images of each class"),
     "datasheet": ("ui.datasheet:datasheet", "measure a data set against real images"),
     "verify": ("ui.records:verify", "check a data set's files, counts and labels"),
     "export": ("ui.records:export", "convert a data set: folder, parquet, WebDataset"),

@@ -1,19 +1,16 @@
 """Settings of `workbench distill`. Light (no torch), because `--help` reads it."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
-from distill.config import ExpertsConfig, Flatness, MatchConfig, NetworkName, Preprocessing
-from distill.evaluation_config import EvaluateConfig, TrainingRecipe
-from distill.presets import Hyperparameters, Method, PresetName
+from distill.config import NetworkName, Preprocessing
+from distill.presets import Method, PresetName
 from workbench.config import Device, parse_size, require
 from workbench.errors import UserError
-
-FLATNESS: dict[Method, Flatness] = {"mtt": "none", "ftd": "gsam", "datm": "gsam"}  # of each method's experts
-SHORTEST_EPOCH = 200  # steps of an expert: with few images its batches are smaller
 
 
 class Effort(NamedTuple):
@@ -21,16 +18,23 @@ class Effort(NamedTuple):
 
     width: int  # of the ConvNet
     num_experts: int
-    synthetic_steps: int | None  # None: as published
-    max_train_steps: int | None
     evaluation_epochs: int
     num_networks: int
+    matching: Mapping[str, Any]  # in place of the published settings
 
 
 EFFORTS = {
-    "quick": Effort(32, 4, 10, 200, 300, 3),
-    "full": Effort(128, 20, None, None, 1001, 5),
-}
+    "full": Effort(128, 20, 1001, 5, {}),
+    "quick": Effort(
+        32, 3, 300, 3,
+        {
+            "synthetic_steps": 10, "expert_epochs": 1, "inner_batch_size": 50, "initial_step_size": 0.02,
+            "min_start_epoch": 0, "max_start_epoch": 6, "first_max_start_epoch": 6, "widening_steps": 0,
+            "learning_rate_images": 500.0, "ema_decay": 0.95, "max_train_steps": 200,
+            "validation_steps": 50, "validation_epochs": 100, "checkpointing_steps": 20,
+        },
+    ),
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -40,8 +44,8 @@ class DistillConfig:
     workbench distill fashion-mnist:extract --images-per-class 1 --output runs/distilled
     workbench distill path/to/images --resolution 32 --images-per-class 10 --effort full --output runs/mine
 
-    OUTPUT holds distilled.safetensors (the product), png/ and grid.png (what it looks like), README.md (how to train on it
-    and how good it is). Interrupted, the same command goes on where it was. `python distill/train.py` has all settings.
+    OUTPUT holds distilled.safetensors (the product), png/ and grid.png (what it looks like), README.md (how to train on
+    it, and how good it is). Interrupted, the same command goes on. `python distill/train.py` has all settings.
     """
 
     data: tyro.conf.Positional[str]
@@ -92,3 +96,9 @@ class DistillConfig:
             raise UserError("--networks names none; give convnet, or several")
         if self.resolution is not None:
             parse_size(self.resolution)
+
+    def resolved_effort(self, on_cpu: bool) -> Effort:
+        """What is spent: the named effort, with what was given in its place."""
+        name = ("quick" if on_cpu else "full") if self.effort == "auto" else self.effort
+        names = ("width", "num_experts", "evaluation_epochs", "num_networks")
+        return EFFORTS[name]._replace(**{key: getattr(self, key) for key in names if getattr(self, key) is not None})

@@ -181,12 +181,9 @@ def _folder_names(files: Sequence[str]) -> list[str]:
 
 def _check_output(config: ExplainConfig, pictures: Sequence[Picture]) -> None:
     """Raise UserError where the folder for several pictures holds the files of one."""
-    result = config.output / RESULT
-    if config.output not in [picture.output for picture in pictures] and result.is_file():
-        if "findings" in json.loads(result.read_text()):
-            raise UserError(
-                f"{config.output} holds the explanation of one picture; choose another --output for several"
-            )
+    result, own = config.output / RESULT, config.output in [picture.output for picture in pictures]
+    if not own and result.is_file() and "findings" in json.loads(result.read_text()):
+        raise UserError(f"{config.output} holds the explanation of one picture; choose another --output for several")
 
 
 def _finished(picture: Picture, settings: dict[str, Any], overwrite: bool) -> bool:

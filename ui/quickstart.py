@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ui.clock import Clock
 from ui.quickstart_config import PATCH, QuickstartConfig
 from workbench.command import parse, polite
 from workbench.config import parse_size, to_mapping
@@ -63,25 +62,6 @@ def quickstart(config: QuickstartConfig) -> Path:
         from ui.quickstart_report import write_report
 
         return write_report(config, generator, dataset, measured, accuracies, clock.seconds)
-
-
-class Clock:
-    """Seconds spent in each stage, over all calls: an interrupted job goes on counting."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    @contextmanager
-    def stage(self, number: str, name: str) -> Iterator[None]:
-        """Announce a stage and add the time it takes."""
-        print(f"{number}: {name}", flush=True)
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - began, 1)
-            self.path.write_text(json.dumps(self.seconds))
 
 
 # ---- the stages ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import tyro
 from workbench.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+LRScheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "one_cycle"]
 Size = tuple[int, int]
 Config = TypeVar("Config")
 
@@ -58,7 +59,7 @@ class TrainingConfig:
     with Nesterov momentum 0.9, and biases that do not decay."""
     learning_rate: float = 1e-3
     muon_learning_rate: float = 0.02
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "one_cycle"] = "cosine"
+    lr_scheduler: LRScheduler = "cosine"
     """one_cycle: up for three tenths of the steps, then down, the momentum the other way, as torch's OneCycleLR."""
     lr_warmup_steps: int = 100
     adam_beta1: float = 0.9

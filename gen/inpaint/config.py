@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from gen.inpaint.presets import PRESETS, Preset, PresetName
-from workbench.config import TrainingConfig, require
+from workbench.config import LRScheduler, TrainingConfig, require
 from workbench.errors import UserError
 
 MaskKind = Literal["centre", "rectangle", "strokes", "half"]
@@ -92,7 +92,7 @@ class VQVAEConfig(InpaintConfig):
     """A code moves away once it is used less than this share of an even use; 0 for never, as in the paper."""
 
     learning_rate: float = 3e-4
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "one_cycle"] = "constant_with_warmup"
+    lr_scheduler: LRScheduler = "constant_with_warmup"
 
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
@@ -109,7 +109,7 @@ class StructureConfig(MaskedConfig):
     dropout: float = 0.1
     """In the autoregressive network."""
     crops_per_image: int = 4
-    """Structure tokens are cached for the whole of each image and, with --crop-probability, for crops: so many in all."""
+    """Structure tokens are cached for each whole image and, with --crop-probability, for crops of it: for so many."""
 
     learning_rate: float = 5e-4
 

@@ -8,7 +8,6 @@ more = pipe("photo.jpg", "mask.png", like=completions.tokens[3], keep=0.5, seed=
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -42,7 +41,7 @@ class Request:
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
-    mode: Literal["all", "fast"] = "all"
+    mode: str = "all"
     num_candidates: int | None = None
     like: Sequence[Tokens] | None = None
     keep: float = 0.5
@@ -110,7 +109,7 @@ class DiverseInpaintPipeline(FolderPipeline):
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        mode: Literal["all", "fast"] = "all",
+        mode: str = "all",
         num_candidates: int | None = None,
         like: Sequence[Tokens] | None = None,
         keep: float = 0.5,
@@ -239,7 +238,7 @@ def first_of(hole: Bool[Tensor, "ht wt"], share: float) -> Bool[Tensor, "ht wt"]
     return passed <= round(share * int(hole.sum()))
 
 
-def _liked(like: Sequence[Tokens], number: int, forced: Tokens) -> Tokens:
+def _liked(like: Sequence[Tensor], number: int, forced: Tokens) -> Tokens:
     """The earlier completion's tokens of this region."""
     if number >= len(like) or like[number].shape != forced.shape:
         raise UserError("like holds the tokens of another picture or mask; give those of a completion of this one")

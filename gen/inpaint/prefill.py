@@ -4,13 +4,14 @@ Structure tokens see far: those beside a hole depend on what is in it. So only t
 taken from the prefilled image, and that distance is measured with each model.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gen.inpaint.attention import hole_tokens
-from gen.inpaint.vqvae import HierarchicalVQVAE
 
 AGREEMENT = 0.95  # of the tokens that are taken
 
@@ -48,13 +49,14 @@ def near(hole: Bool[Tensor, "*b ht wt"], distance: int) -> Bool[Tensor, "*b ht w
 
 @torch.no_grad()
 def trusted_distance(
-    vqvae: HierarchicalVQVAE, images: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"]
+    tokens_of: Callable[[Tensor], Tensor], images: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"]
 ) -> int | None:
     """The least distance from a hole beyond which the structure tokens of the prefilled image are the true ones.
 
     That is, `AGREEMENT` of them over these images. None where there is no such distance within the picture.
+    `tokens_of` gives the tokens (b, ht, wt) of images.
     """
-    true, seen = vqvae.encode(images).top_ids, vqvae.encode(prefilled(images, mask)).top_ids
+    true, seen = tokens_of(images), tokens_of(prefilled(images, mask))
     hole = hole_tokens(mask, (true.shape[1], true.shape[2])).view(true.shape)
     for distance in range(max(true.shape[1:])):
         far = ~near(hole, distance)

@@ -1,6 +1,7 @@
 """The `inpaint` recipe: its stages one after the other, joined into a pipeline."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,13 +75,13 @@ def run_of(config: DiverseInpaintConfig, stage: str) -> str:
 
 def join(config: DiverseInpaintConfig, stages: dict[str, Stage], target: Path) -> None:
     """One pipeline of all stages, with its card. Raises UserError where they do not belong together."""
-    examples = InpaintExamples(config)
+    vqvae = open_vqvae(run_of(config, "vqvae"))
+    examples = InpaintExamples(replace(config, channels=vqvae.config.channels))
     masks = draw_masks(config.masks, len(examples.validation), config.size, seeds.generator(config.seed, EXAMPLE))
     texture = open_network(TextureGenerator, run_of(config, "texture"), "texture")
     if texture.structure is None:
         raise UserError("the given --texture was trained as a single stage, without structures; give another")
-    vqvae = open_vqvae(run_of(config, "vqvae"))
-    distance = trusted_distance(vqvae, examples.validation, masks)
+    distance = trusted_distance(lambda images: vqvae.encode(images).top_ids, examples.validation, masks)
     structure = open_network(StructureModel, run_of(config, "structure"), "structure")
     pipe = DiverseInpaintPipeline(vqvae, structure, texture, distance)
     pipe.save_pretrained(target)

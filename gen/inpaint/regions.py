@@ -18,6 +18,7 @@ from torch import Tensor
 CONTEXT = 2.0  # sides of a box, by those of the hole
 
 Size = tuple[int, int]
+Box = tuple[int, int, int, int]  # top, left, height and width
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Region:
         return self.hole.shape[0], self.hole.shape[1]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Top, left, height and width."""
+    def box(self) -> Box:
+        """Of the picture."""
         return (self.top, self.left, *self.size)
 
 
@@ -47,50 +48,49 @@ def find_regions(mask: Bool[np.ndarray, "h w"], native_size: Size) -> list[Regio
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     found = ndimage.find_objects(labels)
     bounds = np.array([[rows.start, columns.start, rows.stop, columns.stop] for rows, columns in found])
-    extent = bounds[:, 2:] - bounds[:, :2]
-    waiting = list(np.argsort(-extent.max(axis=1), kind="stable"))
+    waiting = np.argsort(-(bounds[:, 2:] - bounds[:, :2]).max(axis=1), kind="stable")
     regions = []
-    while waiting:
-        box = _box(bounds[waiting[0]], _of(mask), native_size)
-        inside = {k for k in waiting if k == waiting[0] or _contains(box, bounds[k])}
-        regions.append(_region(labels, box, inside))
-        waiting = [k for k in waiting if k not in inside]
+    while len(waiting):
+        box = _box(bounds[waiting[0]].tolist(), _of(mask), native_size)
+        inside = _lie_in(box, bounds[waiting])
+        regions.append(_region(labels, box, waiting[inside] + 1))
+        waiting = waiting[~inside]
     return regions
 
 
-def _box(bound: Int[np.ndarray, " 4"], picture: Size, native_size: Size) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the box around a hole (top, left, bottom, right)."""
-    hole = (bound[2] - bound[0], bound[3] - bound[1])
-    wanted = max(1.0, *(CONTEXT * length / side for length, side in zip(hole, native_size, strict=True)))
+def _box(bound: list[int], picture: Size, native_size: Size) -> Box:
+    """The box around a hole (top, left, bottom, right)."""
+    top, left, bottom, right = bound
+    shares = [length / side for length, side in zip((bottom - top, right - left), native_size, strict=True)]
     largest = min(length / side for length, side in zip(picture, native_size, strict=True))  # that fits
-    needed = max(length / side for length, side in zip(hole, native_size, strict=True))
-    scale = max(min(wanted, largest), needed)
-    size = [max(1, math.ceil(scale * side - 1e-9)) for side in native_size]
-    start = [_start(*axis) for axis in zip(bound[:2], bound[2:], size, picture, strict=True)]
-    return start[0], start[1], size[0], size[1]
+    scale = max(min(max(1.0, CONTEXT * max(shares)), largest), max(shares))
+    height, width = (max(1, math.ceil(scale * side - 1e-9)) for side in native_size)
+    return _start(top, bottom, height, picture[0]), _start(left, right, width, picture[1]), height, width
 
 
 def _start(first: int, last: int, length: int, limit: int) -> int:
     """Where a box of this length begins: around the middle of the hole, within the picture where it fits."""
     if length >= limit:
         return (limit - length) // 2
-    return int(np.clip((first + last - length) // 2, 0, limit - length))
+    return min(max((first + last - length) // 2, 0), limit - length)
 
 
-def _contains(box: tuple[int, int, int, int], bound: Int[np.ndarray, " 4"]) -> bool:
+def _lie_in(box: Box, bounds: Int[np.ndarray, "m 4"]) -> Bool[np.ndarray, " m"]:
+    """Which holes (top, left, bottom, right) lie in the box as a whole."""
     top, left, height, width = box
-    return bool(bound[0] >= top and bound[1] >= left and bound[2] <= top + height and bound[3] <= left + width)
+    after = (bounds[:, :2] >= [top, left]).all(1)
+    return np.asarray(after & (bounds[:, 2:] <= [top + height, left + width]).all(1))
 
 
-def _region(labels: Int[np.ndarray, "h w"], box: tuple[int, int, int, int], holes: set[int]) -> Region:
+def _region(labels: Int[np.ndarray, "h w"], box: Box, holes: Int[np.ndarray, " some"]) -> Region:
     top, left, height, width = box
     hole = np.zeros((height, width), bool)
     (rows, columns), (inner_rows, inner_columns) = _overlap(box, _of(labels))
-    hole[inner_rows, inner_columns] = np.isin(labels[rows, columns], [k + 1 for k in holes])
+    hole[inner_rows, inner_columns] = np.isin(labels[rows, columns], holes)
     return Region(top, left, hole)
 
 
-def _overlap(box: tuple[int, int, int, int], picture: Size) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _overlap(box: Box, picture: Size) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """The part of a box that is in the picture: its rows and columns there, and in the box."""
     outer, inner = [], []
     for start, length, limit in zip(box[:2], box[2:], picture, strict=True):

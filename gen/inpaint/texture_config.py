@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gen.inpaint.config import InpaintConfig, MaskedConfig, MaskKind
-from workbench.config import require
+from workbench.config import LRScheduler, require
 from workbench.errors import UserError
 
 AttentionKeys = Literal["all", "known"]
@@ -40,7 +40,7 @@ class TextureConfig(MaskedConfig):
     train_batch_size: int = 16
     learning_rate: float = 4e-4
     adam_beta1: float = 0.5
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    lr_scheduler: LRScheduler = "constant_with_warmup"
     max_grad_norm: float = 100.0
     """Of both networks together; the paper has no limit."""
     ema_decay: float = 0.0
@@ -80,7 +80,7 @@ class DiverseInpaintConfig(InpaintConfig):
     """Each stage's own unless given."""
     learning_rate: float | None = None  # type: ignore[assignment]
     """Each stage's own unless given."""
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] | None = None  # type: ignore[assignment]
+    lr_scheduler: LRScheduler | None = None  # type: ignore[assignment]
     """Each stage's own unless given."""
     lr_warmup_steps: int | None = None  # type: ignore[assignment]
     """Each stage's own unless given."""

@@ -13,7 +13,7 @@ Scores = Float[Tensor, "b scores"]
 
 
 def completed(
-    painted: Float[Tensor, "*b c h w"], images: Float[Tensor, "*b c h w"], mask: Float[Tensor, "*b 1 h w"]
+    painted: Float[Tensor, "*b c h w"], images: Float[Tensor, "*#b c h w"], mask: Float[Tensor, "*#b 1 h w"]
 ) -> Float[Tensor, "*b c h w"]:
     """The painted pixels in the hole, those of the images elsewhere."""
     return painted * mask + images * (1 - mask)

@@ -32,8 +32,10 @@ def test_every_draw_fits_and_replays(seed: int, batch: int, height: int, width: 
     drawn = augment.draw(ALL, batch, (height, width), seeds.generator(seed))
     again = augment.draw(ALL, batch, (height, width), seeds.generator(seed))
     y = augment.apply(x, drawn)
-    assert y.shape == x.shape and bool(y.isfinite().all())
-    assert drawn.family == again.family and torch.equal(y, augment.apply(x, again))
+    assert y.shape == x.shape
+    assert bool(y.isfinite().all())
+    assert drawn.family == again.family
+    assert torch.equal(y, augment.apply(x, again))
 
 
 def test_each_image_has_its_own_draw_and_one_row_serves_all() -> None:
@@ -72,7 +74,10 @@ def test_strengths_are_the_published_ones() -> None:
     assert bounds("crop") == ([-4, -5], [4, 5])
     assert bounds("cutout") == ([0, 0], [31, 39])
     assert bounds("scale") == (pytest.approx([1 / 1.2] * 2, abs=0.01), pytest.approx([1.2] * 2, abs=0.01))
-    assert bounds("rotate") == (pytest.approx([-math.radians(15)], abs=0.01), pytest.approx([math.radians(15)], abs=0.01))
+    assert bounds("rotate") == (
+        pytest.approx([-math.radians(15)], abs=0.01),
+        pytest.approx([math.radians(15)], abs=0.01),
+    )
     flips = augment.draw("flip", 20_000, (32, 40), generator).values
     assert flips.mean() == pytest.approx(0.5, abs=0.02)
 
@@ -108,7 +113,8 @@ def test_cutout_zeroes_half_a_side_about_its_centre() -> None:
 def test_flip_mirrors_where_drawn() -> None:
     x = images(2)
     y = augment.apply(x, Draw("flip", values([1], [0])))
-    assert torch.equal(y[0], x[0].flip(2)) and torch.equal(y[1], x[1])
+    assert torch.equal(y[0], x[0].flip(2))
+    assert torch.equal(y[1], x[1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 7), (5, 9)])

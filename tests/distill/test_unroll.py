@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from distill import augment, unroll
 from distill.augment import Draw
 from distill.flat import FlatNetwork
 from distill.nets import NetworkSpec, build_network
-from distill.unroll import Gradients, gradients
+from distill.unroll import Gradients, Way, gradients
 from workbench import seeds
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
@@ -48,6 +50,25 @@ def test_the_adjoint_is_the_gradient_of_the_whole_unroll(steps: int, soft: bool)
     found = errors(gradients(NETWORK, **given), gradients(NETWORK, **given, mode="autograd"))
     assert max(found.values()) < 1e-9, found
     assert ("labels" in found) == soft
+
+
+@pytest.mark.parametrize("keep_every", [2, 3, 5, 9])
+def test_vectors_may_be_computed_again(keep_every: int) -> None:
+    given = problem(5, True)
+    for found, expected in zip(
+        gradients(NETWORK, **given, keep_every=keep_every), gradients(NETWORK, **given), strict=True
+    ):
+        assert found is not None
+        assert torch.equal(found, expected)
+
+
+@given(st.integers(0, 30), st.integers(1, 40))
+def test_a_way_is_gone_back_step_by_step(steps: int, keep_every: int) -> None:
+    """With the vectors of one stretch in memory beside the kept ones."""
+    way = Way(lambda theta, k: theta + 1, torch.tensor([0.0]), steps, keep_every)
+    assert len(way.kept) == -(-steps // keep_every)
+    assert [(k, int(theta)) for k, theta in way.back()] == [(k, k) for k in reversed(range(steps))]
+    assert int(way.end) == steps
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -100,7 +121,9 @@ def test_single_precision_is_precise() -> None:
 def test_without_a_step_nothing_is_matched() -> None:
     given = {**problem(1, False), "batches": [], "draws": []}
     found = gradients(NETWORK, **given)
-    assert float(found.loss) == pytest.approx(1) and not found.images.any() and float(found.step_size) == 0
+    assert float(found.loss) == pytest.approx(1)
+    assert not found.images.any()
+    assert float(found.step_size) == 0
 
 
 def test_other_augmentation_in_the_way_back_would_be_another_gradient() -> None:

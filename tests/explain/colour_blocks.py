@@ -1,4 +1,4 @@
-"""Images of coloured blocks on gray noise, and a classifier of the colours with known weights: nothing to train first."""
+"""Images of coloured blocks on gray noise, and a classifier of the colours with known weights."""
 
 import torch
 from jaxtyping import Bool, Int64, UInt8

@@ -58,7 +58,7 @@ def test_both_identities_are_exact(shapes: Shapes, most: int, size: tuple[int, i
     features = features_of(shapes)
     with torch.no_grad():
         expected = naive(module, features, size)
-        every = module(features)
+        every = module(features, torch.arange(11))
         some = module(features, torch.tensor([7, 0, 7]))
         own = module(features, torch.tensor([[1, 2], [3, 3], [10, 0]]))
     torch.testing.assert_close(every, expected, rtol=1e-5, atol=1e-5)
@@ -141,7 +141,7 @@ def test_equal_seeds_begin_equal_and_leave_the_stream_alone() -> None:
 def test_it_knows_whether_it_has_learned() -> None:
     module = build_module([4, 6], 5, 56, seed=0)
     assert module.trained_batches == 0
-    module.eval()(features_of([(4, 6, 6), (6, 3, 3)]))
+    module.eval()(features_of([(4, 6, 6), (6, 3, 3)]), torch.tensor([0]))
     assert module.trained_batches == 0
-    module.train()(features_of([(4, 6, 6), (6, 3, 3)]))
+    module.train()(features_of([(4, 6, 6), (6, 3, 3)]), torch.tensor([0]))
     assert module.trained_batches == 1

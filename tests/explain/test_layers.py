@@ -129,7 +129,7 @@ def test_names_win_and_are_put_in_order() -> None:
 
 
 class Odd(nn.Module):
-    """Layers that must not be read: shared, blind, not finite, pooled to a fixed grid; and attention."""
+    """Layers that must not be read: shared, blind, not finite, pooled to a fixed grid, padded; and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,10 +137,11 @@ class Odd(nn.Module):
         self.twice = nn.ReLU()
         self.pooled = nn.AdaptiveAvgPool2d((6, 8))
         self.blind, self.broken = Constant(1.0), Constant(torch.nan)
-        self.weights = nn.Softmax(-1)
+        self.weights, self.padding = nn.Softmax(-1), nn.ZeroPad2d(-1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.twice(self.twice(self.good(x)))
+        self.padding(x)
         x = x + self.blind(x) + self.broken(x).nan_to_num()
         tokens = self.pooled(x).flatten(2).mT
         self.weights((tokens @ tokens.mT)[:, None])

@@ -165,7 +165,7 @@ def test_damage_is_a_sentence(run: Path, tmp_path: Path, damage: str) -> None:
     else:
         changed = {"layers": None} if damage == "no layers" else {"num_classes": 9}
         config.write_text(json.dumps({**values, **changed}))
-    with pytest.raises(UserError, match="is damaged|holds no trained explainer"):
+    with pytest.raises(UserError, match=r"is damaged|holds no trained explainer"):
         TTame.load(folder, colour_classifier())
 
 

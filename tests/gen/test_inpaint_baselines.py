@@ -147,8 +147,10 @@ def test_generators_of_ours_repaint_pictures_of_any_size(make):
 
 
 def test_latents_cannot_be_repainted():
+    pipe = random_pipeline()
+    pipe.vae = object()
     with pytest.raises(UserError, match="this pipeline makes latents"):
-        FlowDenoiser(SimpleNamespace(vae=object()))
+        FlowDenoiser(pipe)
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from gen.inpaint.completion import Cut
 from gen.inpaint.pipeline import DiverseInpaintPipeline, Request, first_of
 from gen.inpaint.prefill import prefilled
 from gen.inpaint.sampler import sample
+from gen.sample import sample as sample_data_set
+from gen.sampling_config import SampleConfig
 from workbench import seeds
 from workbench.errors import UserError
 
@@ -221,6 +223,12 @@ def test_a_saved_pipeline_opens_and_fills_the_same(tmp_path):
     again.set_progress_bar_config(disable=True)
     for first, second in zip(*(pixels_of(p(image, mask, num_variants=2)) for p in (pipe, again)), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_it_generates_no_data_sets(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipeline")
+    with pytest.raises(UserError, match="fills holes of pictures: use workbench inpaint"):
+        sample_data_set(SampleConfig(pipeline=str(tmp_path / "pipeline"), output=tmp_path / "data", device="cpu"))
 
 
 @pytest.mark.parametrize("part", ["structure", "texture"])

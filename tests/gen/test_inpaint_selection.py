@@ -1,7 +1,5 @@
 """Choosing among completions, and the smooth filling of the fast mode."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -89,17 +87,15 @@ def test_distances_count_rows_and_columns(distance, count):
     assert near(hole, distance).flatten(1).sum(1).tolist() == [count, 0]
 
 
-class SeesFar:
-    """Tokens that tell the mean brightness within `reach` tokens of 4 x 4 pixels."""
+def tokens_that_see(reach):
+    """They tell the mean brightness within so many tokens of 4 x 4 pixels."""
 
-    def __init__(self, reach):
-        self.reach = reach
-
-    def encode(self, images):
-        size = 2 * self.reach + 1
+    def tokens_of(images):
         means = torch.nn.functional.avg_pool2d(images[:, :1], 4)
-        seen = torch.nn.functional.avg_pool2d(means, size, stride=1, padding=self.reach)
-        return SimpleNamespace(top_ids=(seen[:, 0] * 1e4).round().long())
+        seen = torch.nn.functional.avg_pool2d(means, 2 * reach + 1, stride=1, padding=reach)
+        return (seen[:, 0] * 1e4).round().long()
+
+    return tokens_of
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2])
@@ -107,10 +103,10 @@ def test_tokens_are_trusted_from_where_the_hole_is_out_of_sight(reach):
     images = torch.from_numpy(np.random.default_rng(0).random((4, 1, 32, 48), np.float32))
     mask = torch.zeros(4, 1, 32, 48)
     mask[..., 12:20, 20:28] = 1
-    assert trusted_distance(SeesFar(reach), images, mask) == reach
+    assert trusted_distance(tokens_that_see(reach), images, mask) == reach
 
 
 def test_nothing_is_trusted_where_all_depends_on_the_hole():
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
-    assert trusted_distance(SeesFar(7), torch.rand(1, 1, 16, 16), mask) is None
+    assert trusted_distance(tokens_that_see(7), torch.rand(1, 1, 16, 16), mask) is None

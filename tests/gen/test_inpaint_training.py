@@ -251,7 +251,6 @@ def test_the_result_knows_what_it_belongs_to(data, vqvae, tmp_path, capsys):
         ({"vqvae": ""}, "--vqvae is missing"),
         ({"vqvae": "nowhere"}, "there is no VQ-VAE in nowhere"),
         ({"channels": 3}, "the images have 3 channels and the VQ-VAE was trained on 1"),
-        ({"masks": ["round"]}, "--masks is round"),
         ({"attention_scale": 0.0}, "--attention-scale is 0.0"),
         ({"feature_weight": -1.0}, "--feature-weight is -1.0"),
         ({"resolution": "10"}, "--resolution 10 does not fit"),

@@ -13,12 +13,12 @@ from tiny_pixel_models import Counted
 from torch import nn
 
 import gen
-from gen.pixel import noise as noise_module
 from gen.pixel.consistency import ConsistencyRecipe, pair_loss
 from gen.pixel.diffusion import DiffusionRecipe, nearest_level
 from gen.pixel.encoder import EPGEncoderModel
 from gen.pixel.inheritance import open_encoder, open_run
-from gen.pixel.noise import NoiseRange
+from gen.pixel.noise import NoiseRange, denoise
+from gen.pixel.noise import consistency as read_consistency
 from gen.train import train
 from workbench.errors import UserError
 from workbench.metrics_log import read_metrics
@@ -261,10 +261,9 @@ def test_a_consistency_model_starts_from_a_diffusion_model(data, diffusion_run, 
     for name, weight in trained.state_dict().items():
         scale = 2 if name.startswith("proj_out") else 1
         assert torch.equal(recipe.model.state_dict()[name], scale * weight), name
-    noise, sigma = 20 * torch.randn(3, 3, 8, 12, generator=seeded()), torch.full((3,), 20.0)
-    labels = torch.tensor([0, 1, 2])
-    one = noise_module.consistency(recipe.model, noise, sigma, labels, recipe.noise_range)
-    many = noise_module.denoise(trained, noise, sigma, labels, recipe.noise_range)
+    noise, sigma, labels = 20 * torch.randn(3, 3, 8, 12, generator=seeded()), torch.full((3,), 20.0), torch.arange(3)
+    one = read_consistency(recipe.model, noise, sigma, labels, recipe.noise_range)
+    many = denoise(trained, noise, sigma, labels, recipe.noise_range)
     torch.testing.assert_close(one, many, atol=5 * 0.25 / 20, rtol=0.01)  # what is left of the noise
 
 
@@ -421,11 +420,12 @@ def test_training_teaches_the_labels_and_the_single_step(data, tmp_path):
     options = {"train_batch_size": 8, "learning_rate": 5e-3, "ema_decay": 0.9, "log_sigma_mean": 2.0}
     options["classes"] = ["cat", "emu"]
     train(diffusion(data, tmp_path / "many", max_train_steps=80, **options))
-    train(consistency(data, tmp_path / "one", max_train_steps=40, init_from=str(tmp_path / "many"), **options))
+    train(consistency(data, tmp_path / "one", max_train_steps=100, init_from=str(tmp_path / "many"), **options))
     for run, steps in (("many", 6), ("one", 1)):
         pipe = gen.load(tmp_path / run)
         pipe.set_progress_bar_config(disable=True)
-        images = pipe(["cat"] * 4 + ["emu"] * 4, num_inference_steps=steps, output_type="pt", generator=seeded()).images
+        labels = ["cat"] * 40 + ["emu"] * 40
+        images = pipe(labels, num_inference_steps=steps, output_type="pt", generator=seeded()).images
         dark, bright = images.mean((1, 2, 3)).chunk(2)
-        assert dark.median() < 0.3, run
-        assert bright.median() > 0.7, run
+        agreement = ((dark < 0.45).float().mean() + (bright > 0.55).float().mean()) / 2
+        assert agreement > 0.8, run

@@ -1,0 +1,176 @@
+"""One image explained: what is found, what is written, and the page that is made of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+from toy_classifiers import pixels, quadrants, small_cnn
+
+from explain.explanation import Explanation, Settings, explain_image, file_stems, slug, working_size, write_explanation
+from explain.overlays import SHORTEST, as_picture, colour_map, coloured, overlay, picture_size
+from explain.report import add_explanation, add_overview
+from workbench.errors import UserError
+from workbench.pixel_classifier import PixelClassifier
+from workbench.report import Report
+
+HEIGHT, WIDTH = 24, 32
+
+
+def bright_quadrant(k: int) -> torch.Tensor:
+    """A dark image of which a quarter is bright."""
+    image = torch.full((3, HEIGHT, WIDTH), 60, dtype=torch.uint8)
+    rows, columns = divmod(k, 2)
+    image[:, rows * 12 : rows * 12 + 12, columns * 16 : columns * 16 + 16] = 220
+    return image
+
+
+@pytest.fixture(scope="module")
+def explanation() -> Explanation:
+    settings = Settings(keep=0.25, options={"num_masks": 200}, measured_fills=("black", "blur"))
+    return explain_image(quadrants(HEIGHT, WIDTH), bright_quadrant(2), ["rise", "uniform"], "top2", settings, "toy")
+
+
+# ---- what is found ---------------------------------------------------------------------------------------------------
+
+
+def test_every_method_explains_every_target(explanation: Explanation) -> None:
+    assert [(finding.method, finding.target) for finding in explanation.findings][:2] == [
+        ("rise", 2),
+        ("rise", explanation.findings[1].target),
+    ]
+    assert len(explanation.findings) == 4
+    assert [label for label, _ in explanation.predictions][0] == "class 2"
+    assert sum(probability for _, probability in explanation.predictions) == pytest.approx(1)
+    assert explanation.costs["rise"]["forward_passes"] == 200
+    assert explanation.costs["uniform"]["forward_passes"] == 0
+
+
+def test_the_views_hold_what_they_say(explanation: Explanation) -> None:
+    """The brightest quarter of the map is the bright quadrant, nearly: alone it is still that class, without it not."""
+    rise, uniform = explanation.findings[0], explanation.findings[2]
+    assert rise.figures["probability_kept"] > 0.9 * rise.probability
+    assert rise.figures["probability_removed"] < rise.figures["probability_kept"] / 2
+    assert rise.figures["probability_kept"] > uniform.figures["probability_kept"]
+    assert {"deletion_black", "insertion_blur", "average_drop_15", "mask_mean"} <= set(rise.figures)
+    assert rise.saliency.shape == (HEIGHT, WIDTH)
+    assert (float(rise.saliency.min()), float(rise.saliency.max())) == (0, 1)
+
+
+def test_notes_say_when_a_map_says_nothing() -> None:
+    sure = quadrants(HEIGHT, WIDTH, strength=60)
+    found = explain_image(sure, bright_quadrant(1), ["uniform"], [0], Settings(measured_fills=()))
+    assert any("the same everywhere" in note for note in found.findings[0].notes)
+    assert any("extrapolation" in note for note in found.findings[0].notes)
+
+
+def test_large_images_are_seen_no_larger_than_the_classifier_does() -> None:
+    assert working_size((300, 451), (224, 224)) == (224, 337)
+    assert working_size((451, 300), (224, 100)) == (225, 150)
+    assert working_size((100, 451), (224, 224)) == (100, 451)
+    assert working_size((900, 700), None) == (900, 700)
+    classifier = PixelClassifier.wrap(small_cnn().network, mean=0.5, std=0.25, size=(16, 16))
+    image = (pixels(1, 48, 80) * 255).to(torch.uint8)
+    found = explain_image(classifier, image, ["gradcam"], settings=Settings(options={"layer": "2"}))
+    assert found.seen_size == (16, 27)
+    assert found.findings[0].saliency.shape == (48, 80)
+
+
+def test_multi_label_probabilities_are_each_by_themselves() -> None:
+    classifier = PixelClassifier.wrap(small_cnn().network, mean=0.5, std=0.25, multi_label=True)
+    found = explain_image(classifier, bright_quadrant(0), ["centre"], "top4", Settings(measured_fills=()))
+    assert sum(probability for _, probability in found.predictions) > 1.2
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+def test_files_read_back(explanation: Explanation, tmp_path: Path) -> None:
+    write_explanation(explanation, tmp_path, {"classifier": "toy"})
+    result = json.loads((tmp_path / "explanation.json").read_text())
+    assert result["classifier"] == "toy"
+    assert result["size"] == [HEIGHT, WIDTH]
+    for finding, row in zip(explanation.findings, result["findings"], strict=True):
+        values = np.load(tmp_path / f"{row['file']}.npy")
+        np.testing.assert_array_equal(values, finding.saliency.numpy())
+        assert row["probability_kept"] == finding.figures["probability_kept"]
+        for ending in (".png", "-kept.png", "-removed.png"):
+            with Image.open(tmp_path / f"{row['file']}{ending}") as picture:
+                assert picture.height == picture_size(HEIGHT, WIDTH)[0]
+    assert [row["sees_the_class"] for row in result["findings"]] == [True, True, False, False]
+
+
+def test_names_of_files() -> None:
+    assert slug("Egyptian cat") == "egyptian-cat"
+    assert slug("T-shirt/top") == "t-shirt-top"
+    assert slug("../..") == "unnamed"
+
+    class Named:
+        def __init__(self, method: str, target: int, label: str) -> None:
+            self.method, self.target, self.label = method, target, label
+
+    found: Any = [Named("rise", 134, "crane"), Named("rise", 517, "crane"), Named("rise", 1, "cat")]
+    assert file_stems(found) == ["rise-crane-134", "rise-crane-517", "rise-cat"]
+
+
+def test_the_page_is_made_of_the_files(explanation: Explanation, tmp_path: Path) -> None:
+    write_explanation(explanation, tmp_path, {})
+    report = Report("Toy")
+    add_overview(report, [tmp_path])
+    add_explanation(report, tmp_path)
+    html = report.html()
+    assert html.count("<img") == 1 + 4 * 3
+    assert "class 2, " in html
+    assert f"without it: {explanation.findings[0].figures['probability_removed']:.1%}" in html
+    assert "random masks" in html
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_the_colour_map_is_even_to_the_eye() -> None:
+    """Against CIELAB, of another library: lightness rises all the way, with no step more than twice the mean."""
+    lab = rgb2lab(colour_map().numpy()[None] / 255.0)[0]
+    coarse = lab[::15]
+    steps = np.diff(coarse[:, 0])
+    assert (steps > 0).all()
+    assert steps.max() < 2 * steps.mean()
+    assert coarse[0, 0] < 15
+    assert coarse[-1, 0] > 90
+    assert coloured(torch.tensor([[0.0, 1.0]]))[:, 0].T.tolist() == colour_map()[[0, -1]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((28, 28), (224, 224)), ((10, 50), (50, 250)), ((300, 451), (300, 451)), ((2000, 1000), (640, 320))],
+)
+def test_pictures_are_of_a_size_to_look_at(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert picture_size(*size) == shown
+    image = (pixels(3, *size) * 255).to(torch.uint8)
+    assert as_picture(image).shape == (3, *shown)
+    laid = overlay(image, pixels(*size))
+    assert laid.shape[1] == shown[0]
+    assert laid.shape[2] > shown[1], "no colour bar"
+    if max(size) < SHORTEST:
+        scale = shown[0] // size[0]
+        assert torch.equal(as_picture(image)[:, ::scale, ::scale], image)
+
+
+def test_an_overlay_shows_the_map_and_the_image() -> None:
+    image = torch.zeros(1, 224, 224, dtype=torch.uint8)
+    image[:, :112] = 255
+    saliency = torch.zeros(224, 224)
+    saliency[:, :112] = 1
+    laid = overlay(image, saliency).float()
+    corners = [laid[:, row, column].mean() for row in (10, 200) for column in (10, 200)]
+    assert corners[0] > corners[1] > corners[3]
+    assert corners[0] > corners[2] > corners[3]
+
+
+def test_impossible_targets_are_a_sentence() -> None:
+    with pytest.raises(UserError, match="no class number 9"):
+        explain_image(quadrants(HEIGHT, WIDTH), bright_quadrant(0), ["centre"], [9])
