@@ -4,17 +4,18 @@
     python bench/ftd_accuracy.py fashion --folder runs/ftd --images-per-class 1 --seeds 0
     python bench/ftd_accuracy.py cifar10 --folder runs/ftd --data cifar10-train.parquet --seeds 0 --networks 10
 
-digits: scikit-learn's 8x8 digits. fashion: Fashion-MNIST. cifar10: a parquet file of CIFAR-10. All arms share the held-out
-split, the transform, the beginning of the images, the network, its evaluation and the number of images; a seed's experts
-share their initial weights and batches. What a method leaves open (its step size, its iteration) is chosen on held-out
-training images; test images are measured once. Each figure is kept beside the table as it comes (ftd_TASK.jsonl), with
-its settings, and only what is missing is made and measured: call again to go on, or call several at once, with different
---seeds or --arms and without --output.
+digits: scikit-learn's 8x8 digits. fashion: the extract of Fashion-MNIST with a narrow network. fashion-full, cifar10: the
+published scale. All arms share the held-out split, the transform, the first images, the network, its evaluation and the
+number of images; a seed's experts share their initial weights and batches. What a method leaves open (its step size, its
+iteration) is chosen on held-out training images; test images are measured once. Each figure is kept beside the table as
+it comes (ftd_TASK.jsonl), with its settings, and only what is missing is made and measured: call again to go on, or call
+several at once, with different --seeds and without --output.
 """
 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do
 from ftd_arms import ARMS, figures_of
@@ -50,7 +51,9 @@ def main() -> None:
         write_result("Distilled sets against their rivals", __doc__ or "", accuracy_table(task, rows), options.output)
 
 
-def result_of(task: Task, arm: str, images_per_class: int, seed: int, options: argparse.Namespace) -> dict | None:
+def result_of(
+    task: Task, arm: str, images_per_class: int, seed: int, options: argparse.Namespace
+) -> dict[str, Any] | None:
     """The figures of one arm and seed; None where the arm has no such number of images, or the task no such arm."""
     if not ARMS[arm].fits(task, images_per_class):
         return None

@@ -18,8 +18,12 @@ class Kept:
 
     def find(self, settings: Settings) -> dict[str, float] | None:
         """The figures measured with just these settings, if any."""
+        return next(iter(self.find_all(settings)), None)
+
+    def find_all(self, settings: Settings) -> list[dict[str, float]]:
+        """All figures kept with just these settings, in their order."""
         wanted = json.loads(json.dumps(settings))
-        return next((line["figures"] for line in self._lines() if line["settings"] == wanted), None)
+        return [line["figures"] for line in self._lines() if line["settings"] == wanted]
 
     def add(self, settings: Settings, figures: dict[str, float]) -> None:
         """Keep figures."""

@@ -19,13 +19,13 @@ from torch.utils.data import TensorDataset
 from distill.distilled import Distilled
 from distill.evaluation_config import TrainingRecipe
 from distill.preprocess import Transform
-from gen.loading import ZOO
 from workbench.errors import UserError
 from workbench.files import make_folder, sha256_file, user_errors_for_disk, write_atomic
 from workbench.launch import command_line, versions
 
 FORMAT, VERSION = "workbench-distilled", 1
 TENSORS, METADATA = "distilled.safetensors", "metadata.json"
+ZOO = Path(__file__).parents[1] / "zoo"  # as in gen.loading, which takes seconds to import
 RESULT = "distilled"  # the product's folder in that of a matching run
 
 

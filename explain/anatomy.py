@@ -62,7 +62,7 @@ def dissect(classifier: PixelClassifier, image_size: Size | None = None) -> Anat
 
     `image_size` is needed where the classifier has no size of its own. Layers are left out that are called several
     times in a pass, that do not depend on the image, or that put out what is not a number. Raises UserError for a
-    classifier that cannot see images of that size, or has no such layer.
+    classifier that cannot see images of that size, gives no numbers, or has no such layer.
     """
     size = classifier.preprocessing.size or image_size
     if size is None:
@@ -72,6 +72,8 @@ def dissect(classifier: PixelClassifier, image_size: Size | None = None) -> Anat
     network, calls = classifier.eval().network, _Calls()
     with listening(dict(network.named_modules()), calls.hear):
         logits = _show_noise(classifier, size)
+    if not logits.isfinite().all():
+        raise UserError("the classifier's logits of an image of noise are not finite numbers; check its weights")
     outputs = {name: shape for name, shape in calls.shapes.items() if shape is not None}
     layers = _with_layouts(outputs, dict(network.named_modules()), size)
     if not layers:

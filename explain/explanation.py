@@ -61,7 +61,7 @@ class Explanation:
     image: UInt8[Tensor, "c h w"]
     predictions: tuple[tuple[str, float], ...]
     findings: tuple[Finding, ...]
-    costs: dict[str, dict[str, float]]  # of each method, for all targets together
+    costs: dict[str, dict[str, int | float]]  # of each method, for all targets together
     seen_size: tuple[int, int]
 
 
@@ -147,7 +147,7 @@ def working_size(image: tuple[int, int], classifier: tuple[int, int] | None) -> 
     return math.ceil(image[0] * scale), math.ceil(image[1] * scale)
 
 
-def _cost(maps: Maps) -> dict[str, float]:
+def _cost(maps: Maps) -> dict[str, int | float]:
     return {"forward_passes": maps.forward_passes, "backward_passes": maps.backward_passes, "seconds": maps.seconds}
 
 

@@ -15,17 +15,18 @@ and smooth areas. It is learned, so it can be wrong; measure it before you trust
 again whenever that changes. Maps of classes that the classifier finds unlikely are extrapolations, because training
 masks images by predicted classes only."""
 
+USE = "workbench explain IMAGE --classifier CLASSIFIER --method ttame --explainer THIS_FOLDER --output DIR"
+
 
 def write_card(folder: Path, layers: Sequence[Layer], record: Mapping[str, Any]) -> None:
     """Write README.md beside a trained module."""
     settings = record["settings"]
-    command = f"workbench explain IMAGE --classifier {settings['classifier']} --method ttame --explainer THIS_FOLDER"
     parts = [
         "# T-TAME attention module",
         f"Explains the classifier `{settings['classifier']}` (fingerprint {settings['classifier_fingerprint']}) from "
         f"its layers {', '.join(map(str, layers))}. Trained on {record['images']:,} images of {record['data']} for "
         f"{settings['max_train_steps']:,} steps of {settings['global_batch_size']}, seed {settings['seed']}.",
-        f"```sh\n{command} --output DIR\n```",
+        _code(USE, "sh"),
         "## What a map means\n\n" + MEANING,
         "## Training\n\n" + _code(record["command"], "sh"),
         "All settings:\n\n" + _code(_yaml(settings)),

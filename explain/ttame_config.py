@@ -1,7 +1,7 @@
 """Settings of the `ttame` recipe. Light (no torch), because `--help` reads it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -20,6 +20,15 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
         "optimizer": "adamw", "learning_rate": 1e-4, "adam_weight_decay": 0.01,
     },
 }  # fmt: skip
+
+
+class LossSettings(NamedTuple):
+    """Weights of the terms of the loss, and the power of the area."""
+
+    confidence_weight: float
+    area_weight: float
+    variation_weight: float
+    area_exponent: float
 
 
 @dataclass(kw_only=True)
@@ -90,6 +99,11 @@ class TTameConfig(TrainingConfig):
         for name, value in PRESETS.get(self.preset, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """Those given, and the preset's for the others."""
+        return LossSettings(**{name: getattr(self, name) for name in LossSettings._fields})
 
     @property
     def asked_size(self) -> Size | None:

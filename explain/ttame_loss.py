@@ -1,6 +1,6 @@
 """What T-TAME's attention module is trained by: the masked image keeps its class, on a small and smooth mask.
 
-Written from section 2 of the paper (arXiv 2403.04523). Letters: b images, m maps of each, (h, w) the maps' grid.
+Written from the paper (arXiv 2403.04523). Letters: b images, m maps of each, (h, w) the maps' grid.
 """
 
 import torch

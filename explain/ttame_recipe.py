@@ -84,7 +84,7 @@ class TTameRecipe(Recipe):
         return {"choice": choice, **self.pictures.draw(batch_size, self.config.random_flip, generator)}
 
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
-        """One step of section 2.4: see, mask by the map of what was seen, see again."""
+        """One step of the paper's training: see, mask by the map of what was seen, see again."""
         images, classifier = self.pictures.shown(indices, draws), self.classifier
         with torch.no_grad(), self._autocast():
             features, logits = read(classifier, self.ttame.layers, images)
@@ -96,7 +96,7 @@ class TTameRecipe(Recipe):
             masked_logits = show(classifier, self._masked(images, enlarged(own, images.shape[-2:])))
         parts = {
             "confidence_loss": confidence_loss(classifier, masked_logits, classes),
-            "area_loss": area_loss(masks, self.config.area_exponent or 1.0),
+            "area_loss": area_loss(masks, self.config.loss_settings.area_exponent),
             "variation_loss": variation_loss(masks),
         }
         return {"loss": self._weighted(parts), **parts, "mask_area": own.mean()}
@@ -108,14 +108,11 @@ class TTameRecipe(Recipe):
         return torch.lerp(FILLS[self.config.fill](images), images, masks[:, None])
 
     def _weighted(self, parts: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        config = self.config
-        assert config.confidence_weight is not None
-        assert config.area_weight is not None
-        assert config.variation_weight is not None
+        settings = self.config.loss_settings
         return (
-            config.confidence_weight * parts["confidence_loss"]
-            + config.area_weight * parts["area_loss"]
-            + config.variation_weight * variation_factor(config.regularise) * parts["variation_loss"]
+            settings.confidence_weight * parts["confidence_loss"]
+            + settings.area_weight * parts["area_loss"]
+            + settings.variation_weight * variation_factor(self.config.regularise) * parts["variation_loss"]
         )
 
     def _autocast(self) -> torch.autocast:

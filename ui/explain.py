@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class ExplainConfig:
     """Show what a classifier looks at in pictures, by one or several methods, and measure how far to trust each map.
 
     workbench explain photo.jpg --classifier runs/classifier --method gradcam,rise --target top5 --output out
-    workbench explain photographs --classifier efficientnet-lite0 --method gradcam,rise,centre --output out
+    workbench explain demo-photographs --classifier efficientnet-lite0 --method gradcam,rise,centre --output out
     workbench explain photo.jpg --classifier SPEC --method ttame --explainer runs/ttame --output out
 
     Methods: ttame (trained by `workbench train ttame`), gradcam, gradcam++, hirescam, layercam, scorecam, ablationcam,
@@ -163,20 +164,18 @@ def find_pictures(config: ExplainConfig) -> tuple[list[Picture], ImageSource]:
         return [Picture(path.stem, config.output, 0)], source
     splits = available_splits(config.image)
     opened = open_split(config.image, config.split or ("test" if "test" in splits else splits[0]))
-    positions = opened.positions[: config.num_images]
-    names = opened.source.file_names(positions) or [f"image-{position:05d}" for position in positions]
-    folders = _folder_names(names)
-    pictures = [
-        Picture(name, config.output / name, int(position)) for name, position in zip(folders, positions, strict=True)
-    ]
-    return pictures, opened.source
+    positions = opened.positions.tolist()
+    names = _folder_names(opened.source.file_names(opened.positions) or [f"image-{number:05d}" for number in positions])
+    pictures = [Picture(name, config.output / name, number) for name, number in zip(names, positions, strict=True)]
+    return pictures[: config.num_images], opened.source
 
 
 def _folder_names(files: Sequence[str]) -> list[str]:
     """A folder name for each file: without its ending, unless two would share it."""
     whole = [name.replace("/", "-").replace("\\", "-") for name in files]
     short = [name.rpartition(".")[0] or name for name in whole]
-    return [stem if short.count(stem) == 1 else name for name, stem in zip(whole, short, strict=True)]
+    counts = Counter(short)
+    return [stem if counts[stem] == 1 else name for name, stem in zip(whole, short, strict=True)]
 
 
 def _check_output(config: ExplainConfig, pictures: Sequence[Picture]) -> None:

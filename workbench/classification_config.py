@@ -51,7 +51,7 @@ class ClassifyEvalConfig:
 
     workbench classify eval --classifier runs/classifier --data fashion-mnist
     workbench classify eval --classifier timm:resnet18 --data path/to/folder --split test
-    workbench classify eval --model efficientnet-lite0 --data photographs
+    workbench classify eval --model efficientnet-lite0 --data demo-photographs
     """
 
     classifier: Annotated[str, tyro.conf.arg(aliases=["--model"])]

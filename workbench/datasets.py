@@ -81,7 +81,7 @@ def load_images(
     `name_or_path` is one of
     - `fashion-mnist` (the full set from Debian's folder or `$WORKBENCH_FASHION_MNIST`, else the built-in extract,
       with a note), `fashion-mnist:extract`, or `fashion-mnist:full`, which downloads where the folder is missing;
-    - `photographs`: six pictures for demonstration, with ImageNet's class names;
+    - `demo-photographs`: six pictures for demonstration, with ImageNet's class names;
     - a folder: ROOT/CLASS/*.png, ROOT/train/CLASS/*.png, `metadata.jsonl` (.csv, .parquet) with `file_name` and
       `label` or `label_name`, a data set of ours, or bare images (labels -1); parquet or tar shards;
     - a parquet file with a column of encoded images, or a WebDataset tar: of X-train.parquet and X-test.parquet,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGES = ("workbench", "torch", "torchvision", "diffusers", "transformers", "accelerate", "datasets", "torchmetrics",
             "safetensors", "numpy", "pillow")  # fmt: skip
-LAUNCHERS = ("accelerate", "torchrun")
+LAUNCHERS = {"accelerate": "accelerate", "torchrun": "torchrun", "torch.distributed.run": "torchrun"}
 
 
 def command_line() -> str:
@@ -39,8 +39,9 @@ def _launcher(program: str) -> list[str]:
     words = _parent_words()
     arguments = len(words) - len(sys.argv[1:])  # where ours begin, if the parent passed them on
     for number, word in enumerate(words[:arguments]):
-        if Path(word).name in LAUNCHERS and words[arguments:] == sys.argv[1:]:
-            return [Path(word).name, *map(shlex.quote, words[number + 1 : arguments])]
+        launcher = LAUNCHERS.get(Path(word).name)
+        if launcher and words[arguments:] == sys.argv[1:]:
+            return [launcher, *map(shlex.quote, words[number + 1 : arguments])]
     return ["python", shlex.quote(os.path.relpath(program) if program else "-")]
 
 

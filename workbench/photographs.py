@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.image_sources import EncodedImages, Positions, Splits
 
-NAME = "photographs"
+NAME = "demo-photographs"
 CLASSES = {
     "chelsea.png": "tabby",
     "coffee.png": "espresso",

@@ -189,11 +189,11 @@ class ConsistencyConfig(GeneratorConfig):
     first_stage: int = 1
     """0 begins with a stage of plain denoising."""
     gap_base: float = 2.0
-    """The share of the distance to clean that separates a pair: this to the power of -stage,"""
+    """In stage m, level t is paired with t (1 - gap_base^-m (1 + gap_extra sigmoid(-gap_slope t)))."""
     gap_extra: float = 8.0
-    """times 1 + this where there is little noise,"""
+    """Wider gaps where there is little noise."""
     gap_slope: float = 1.0
-    """less the more noise there is, the faster the higher this."""
+    """How fast those end as noise grows."""
     huber: float = 0.06
     """Differences of images much below this count by their square, others by themselves."""
     dropout: float = 0.0

@@ -45,7 +45,9 @@ class ConsistencyRecipe(GeneratorRecipe):
         """Keep the images, and the guide, beside the model."""
         super().to(device)
         if self.guide is not None:
-            self.guide.to(device)
+            self.guide.encoder.to(device)
+            if self.config.compile:
+                self.guide.encoder.compile_repeated_blocks(fullgraph=True)
 
     def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         """Also: a second, lower level for each image, closer from stage to stage, and what is dropped."""
@@ -98,10 +100,6 @@ class Guide:
         self.config = config
         self.encoder = open_encoder(config.guide).eval().requires_grad_(False)
         self.noise_range = self.encoder.noise_range
-
-    def to(self, device: torch.device) -> None:
-        """Move the encoder."""
-        self.encoder.to(device)
 
     def __call__(self, made: Images, images: Images) -> Float[Tensor, ""]:
         """The contrast of images and what was made for them; the others of the batch are what it is told from."""

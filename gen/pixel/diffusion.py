@@ -1,7 +1,7 @@
 """Training of a diffusion model of pixels; `DiffusionRecipe.loss` is the method."""
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from gen.pixel.config import DiffusionConfig
@@ -24,9 +24,9 @@ class DiffusionRecipe(GeneratorRecipe):
         """Also: hidden labels, the levels of the grid nearest to the drawn ones, and the weights of their errors."""
         draws = super().draw(batch_size, generator, step)
         hidden = torch.rand(batch_size, generator=generator, device=generator.device) < self.config.class_dropout_prob
-        levels = self.noise_range.karras(self.config.diffusion_levels).to(generator.device)
+        levels = self.noise_range.karras(self.config.diffusion_levels).float().to(generator.device)
         index = nearest_level(draws["sigma"], levels)
-        sigma = levels[index].float()
+        sigma = levels[index]
         return draws | {"hide_label": hidden, "sigma": sigma, "weight": self._weights(index, sigma, len(levels))}
 
     def _weights(self, index: Int64[Tensor, " b"], sigma: Float[Tensor, " b"], n: int) -> Float[Tensor, " b"]:
@@ -49,8 +49,8 @@ class DiffusionRecipe(GeneratorRecipe):
         return {"loss": (draws["weight"] * error).mean(), "error": error.detach().mean()}
 
 
-def nearest_level(sigma: Float[Tensor, " b"], levels: Float64[Tensor, " n"]) -> Int64[Tensor, " b"]:
+def nearest_level(sigma: Float[Tensor, " b"], levels: Float[Tensor, " n"]) -> Int64[Tensor, " b"]:
     """Index of the nearest of the falling levels to each of these."""
     rising = levels.flip(0)
     between = (rising[1:] + rising[:-1]) / 2
-    return len(levels) - 1 - torch.bucketize(sigma.double(), between)
+    return len(levels) - 1 - torch.bucketize(sigma, between)

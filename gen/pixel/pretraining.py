@@ -88,7 +88,7 @@ class PretrainingRecipe(Recipe):
         c, noise_range = self.config, self.noise_range
         levels = noise_range.karras(num_levels(step, c.max_train_steps, c.first_levels, c.final_levels))
         index = torch.randint(len(levels) - 1, (1,), generator=generator, device=generator.device)
-        pair = levels.to(generator.device)[torch.cat([index, index + 1])].float()
+        pair = levels.float().to(generator.device)[torch.cat([index, index + 1])]
         at_most = most_noise_temperature(step, c.max_train_steps, *c.consistency_temperature_at_most_noise)
         sigma_range = (noise_range.sigma_min, noise_range.sigma_max)
         tau = temperature(pair[0], sigma_range, c.consistency_temperature, at_most)

@@ -134,7 +134,7 @@ def test_two_processes_share_experts_and_students(digits_folder: Path, experts_f
         subprocess.Popen([sys.executable, "-c", script], env={**shared, "RANK": rank, "LOCAL_RANK": rank}, cwd=ROOT)
         for rank in ("0", "1")
     ]
-    assert [process.wait(120) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     for number in (0, 1):
         one, two = (load_file(expert_file(folder, number)) for folder in (experts_folder, tmp_path / "experts"))
         assert torch.equal(one["theta"], two["theta"])

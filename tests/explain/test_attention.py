@@ -18,7 +18,7 @@ def features_of(shapes: Shapes, batch: int = 3, seed: int = 0) -> list[Tensor]:
 
 
 def naive(module: AttentionModule, features: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Section 2.3 in its own order: convolve, normalise, add, ReLU, enlarge, concatenate, fuse; of every class."""
+    """The paper's own order: convolve, normalise, add, ReLU, enlarge, concatenate, fuse; of every class."""
     parts = []
     for branch, x in zip(module.branches, features, strict=True):
         norm = branch.norm

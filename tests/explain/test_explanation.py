@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,16 @@ from PIL import Image
 from skimage.color import rgb2lab
 from toy_classifiers import pixels, quadrants, small_cnn
 
-from explain.explanation import Explanation, Settings, explain_image, file_stems, slug, working_size, write_explanation
+from explain.explanation import (
+    Explanation,
+    Finding,
+    Settings,
+    explain_image,
+    file_stems,
+    slug,
+    working_size,
+    write_explanation,
+)
 from explain.overlays import SHORTEST, as_picture, colour_map, coloured, overlay, picture_size
 from explain.report import add_explanation, add_overview
 from workbench.errors import UserError
@@ -31,8 +39,8 @@ def bright_quadrant(k: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def explanation() -> Explanation:
-    settings = Settings(keep=0.25, options={"num_masks": 200}, measured_fills=("black", "blur"))
-    return explain_image(quadrants(HEIGHT, WIDTH), bright_quadrant(2), ["rise", "uniform"], "top2", settings, "toy")
+    settings = Settings(keep=0.25, options={"num_steps": 16}, measured_fills=("black", "blur"))
+    return explain_image(quadrants(HEIGHT, WIDTH), bright_quadrant(2), ["ig", "uniform"], "top2", settings, "toy")
 
 
 # ---- what is found ---------------------------------------------------------------------------------------------------
@@ -40,25 +48,33 @@ def explanation() -> Explanation:
 
 def test_every_method_explains_every_target(explanation: Explanation) -> None:
     assert [(finding.method, finding.target) for finding in explanation.findings][:2] == [
-        ("rise", 2),
-        ("rise", explanation.findings[1].target),
+        ("ig", 2),
+        ("ig", explanation.findings[1].target),
     ]
     assert len(explanation.findings) == 4
-    assert [label for label, _ in explanation.predictions][0] == "class 2"
+    assert explanation.predictions[0][0] == "class 2"
     assert sum(probability for _, probability in explanation.predictions) == pytest.approx(1)
-    assert explanation.costs["rise"]["forward_passes"] == 200
+    assert explanation.costs["ig"]["forward_passes"] == 2 * 16
     assert explanation.costs["uniform"]["forward_passes"] == 0
 
 
 def test_the_views_hold_what_they_say(explanation: Explanation) -> None:
-    """The brightest quarter of the map is the bright quadrant, nearly: alone it is still that class, without it not."""
-    rise, uniform = explanation.findings[0], explanation.findings[2]
-    assert rise.figures["probability_kept"] > 0.9 * rise.probability
-    assert rise.figures["probability_removed"] < rise.figures["probability_kept"] / 2
-    assert rise.figures["probability_kept"] > uniform.figures["probability_kept"]
-    assert {"deletion_black", "insertion_blur", "average_drop_15", "mask_mean"} <= set(rise.figures)
-    assert rise.saliency.shape == (HEIGHT, WIDTH)
-    assert (float(rise.saliency.min()), float(rise.saliency.max())) == (0, 1)
+    """The brightest quarter of the map is the bright quadrant: what is left of it is computed anew."""
+    gradients, uniform = explanation.findings[0], explanation.findings[2]
+    pixels, classifier = bright_quadrant(2)[None].float() / 255, quadrants(HEIGHT, WIDTH)
+    inside = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    inside[12:, :16] = True
+    for name, seen in (("kept", inside), ("removed", ~inside)):
+        view = torch.where(seen, pixels, pixels.mean())
+        with torch.no_grad():
+            expected = float(classifier(view).softmax(-1)[0, 2])
+        assert gradients.figures[f"probability_{name}"] == pytest.approx(expected)
+    assert gradients.figures["probability_kept"] > uniform.figures["probability_kept"]
+    assert torch.equal(gradients.kept[:, 100:, :100], as_picture(bright_quadrant(2))[:, 100:, :100])
+    assert gradients.kept[:, 0, 0].tolist() == [100] * 3
+    assert {"deletion_black", "insertion_blur", "average_drop_15", "mask_mean"} <= set(gradients.figures)
+    assert gradients.saliency.shape == (HEIGHT, WIDTH)
+    assert (float(gradients.saliency.min()), float(gradients.saliency.max())) == (0, 1)
 
 
 def test_notes_say_when_a_map_says_nothing() -> None:
@@ -70,7 +86,7 @@ def test_notes_say_when_a_map_says_nothing() -> None:
 
 def test_large_images_are_seen_no_larger_than_the_classifier_does() -> None:
     assert working_size((300, 451), (224, 224)) == (224, 337)
-    assert working_size((451, 300), (224, 100)) == (225, 150)
+    assert working_size((451, 300), (224, 100)) == (224, 150)
     assert working_size((100, 451), (224, 224)) == (100, 451)
     assert working_size((900, 700), None) == (900, 700)
     classifier = PixelClassifier.wrap(small_cnn().network, mean=0.5, std=0.25, size=(16, 16))
@@ -109,11 +125,11 @@ def test_names_of_files() -> None:
     assert slug("T-shirt/top") == "t-shirt-top"
     assert slug("../..") == "unnamed"
 
-    class Named:
-        def __init__(self, method: str, target: int, label: str) -> None:
-            self.method, self.target, self.label = method, target, label
+    def finding(target: int, label: str) -> Finding:
+        nothing = torch.zeros(3, 1, 1, dtype=torch.uint8)
+        return Finding("rise", target, label, 0.5, torch.zeros(1, 1), nothing, nothing, {}, ())
 
-    found: Any = [Named("rise", 134, "crane"), Named("rise", 517, "crane"), Named("rise", 1, "cat")]
+    found = [finding(134, "crane"), finding(517, "crane"), finding(1, "cat")]
     assert file_stems(found) == ["rise-crane-134", "rise-crane-517", "rise-cat"]
 
 
@@ -126,7 +142,7 @@ def test_the_page_is_made_of_the_files(explanation: Explanation, tmp_path: Path)
     assert html.count("<img") == 1 + 4 * 3
     assert "class 2, " in html
     assert f"without it: {explanation.findings[0].figures['probability_removed']:.1%}" in html
-    assert "random masks" in html
+    assert "integrated gradients" in html
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

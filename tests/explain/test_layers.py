@@ -266,6 +266,13 @@ def test_a_network_without_maps_is_a_sentence() -> None:
         dissect(wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 4))))
 
 
+def test_broken_weights_are_a_sentence() -> None:
+    network = build_classifier("convnet", 4, image_size=SIZE, width=8)
+    network.head.bias.data[1] = torch.nan
+    with pytest.raises(UserError, match="logits of an image of noise are not finite numbers; check its weights"):
+        dissect(wrap(network))
+
+
 def test_a_size_that_nobody_gave_is_asked_for() -> None:
     classifier = wrap(build_classifier("resnet18", 4), size=None)
     with pytest.raises(UserError, match=r"image_size=\(height, width\), or --resolution"):

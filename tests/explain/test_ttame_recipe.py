@@ -49,7 +49,7 @@ def recipe(output: Path, multi_label: bool = False, **changes: Any) -> TTameReci
 @pytest.mark.parametrize("regularise", ["batch", "own"])
 @pytest.mark.parametrize("fill", ["black", "mean"])
 def test_a_step_is_the_papers(tmp_path: Path, regularise: str, fill: str) -> None:
-    """Against section 2.4 written out, from the frozen classifier's own layers and all classes' maps."""
+    """Against the step written out, from the frozen classifier's own layers and all classes' maps."""
     made = recipe(tmp_path, regularise=regularise, fill=fill, train_batch_size=6, crop_margin=1.25)
     draws = made.draw(6, seeds.generator(0, 1), 1)
     indices = torch.arange(6)

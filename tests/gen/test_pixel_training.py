@@ -107,8 +107,8 @@ def test_levels_are_drawn_log_normally_from_the_grid(data, tmp_path):
 
 
 def test_the_nearest_level_is_the_nearest():
-    levels = NoiseRange().karras(40)
-    sigma = torch.cat([torch.logspace(-4, 3, 200), levels.float(), (levels[:1] / 2).float()])
+    levels = NoiseRange().karras(40).float()
+    sigma = torch.cat([torch.logspace(-4, 3, 200), levels, levels[:1] / 2])
     expected = (levels - sigma[:, None]).abs().argmin(1)
     assert torch.equal(nearest_level(sigma, levels), expected)
 

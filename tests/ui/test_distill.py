@@ -97,23 +97,30 @@ def test_an_interrupted_job_goes_on(config: DistillConfig, monkeypatch: pytest.M
     assert torch.isfinite(read_distilled(config.output)[0].images).all()
 
 
-def test_overwriting_spares_what_is_not_ours(config: DistillConfig) -> None:
+def test_overwriting_spares_what_is_not_ours(config: DistillConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config.output.mkdir()
     (config.output / "thesis.txt").write_text("three years")
     with pytest.raises(UserError, match="holds files that are no distillation"):
         distill(config)
-    (config.output / "thesis.txt").rename(config.output.parent / "thesis.txt")
-    first = distill(config)
-    (config.output.parent / "thesis.txt").rename(config.output / "thesis.txt")
-    distill(replace(config, overwrite=True, seed=1))
+    (config.output / "distill.yaml").write_text("seed: 7")
+    (config.output / "metadata.json").write_text("{}")
+    (config.output / "experts").mkdir()
+
+    def begins(plan: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "train_experts", begins)
+    with pytest.raises(KeyboardInterrupt):
+        distill(replace(config, overwrite=True))
     assert (config.output / "thesis.txt").read_text() == "three years"
-    assert yaml.safe_load((config.output / "distill.yaml").read_text())["seed"] == 1
-    assert first.keys() == json.loads((config.output / "figures.json").read_text())["figures"].keys()
+    assert not (config.output / "experts").exists()
+    assert not (config.output / "metadata.json").exists()
+    assert yaml.safe_load((config.output / "distill.yaml").read_text())["seed"] == 0
 
 
 def test_a_class_with_too_few_images_is_told_before_any_work(config: DistillConfig) -> None:
-    with pytest.raises(UserError, match="the class above has 18 images, fewer than --images-per-class 19"):
-        distill(replace(config, images_per_class=19))
+    with pytest.raises(UserError, match="the class above has 16 images, fewer than --images-per-class 17"):
+        distill(replace(config, images_per_class=17))
     assert not (config.output / "experts").exists()
 
 

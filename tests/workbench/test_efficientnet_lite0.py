@@ -21,16 +21,15 @@ def classifier() -> PixelClassifier:
 
 
 def test_photographs_are_recognised(classifier: PixelClassifier) -> None:
-    photographs = load_images("photographs", "test", 224, crop=False)
-    assert available_splits("photographs") == ["test"]
+    photographs = load_images("demo-photographs", "test", 224, crop=False)
+    assert available_splits("demo-photographs") == ["test"]
     assert photographs.file_names == tuple(CLASSES)
     assert isinstance(photographs.images, torch.Tensor)
     with torch.no_grad():
         likely = classifier(photographs.images.float() / 255).topk(3).indices
     names = [{classifier.label_name(number) for number in row} for row in likely.tolist()]
     found = [photographs.label_names[label] in row for label, row in zip(photographs.labels, names, strict=True)]
-    assert sum(found) == 5  # the rocket stands on what looks like a drilling platform
-    assert not found[2]
+    assert all(found)
 
 
 def test_pixels_are_normalised_as_in_training(classifier: PixelClassifier) -> None:
@@ -40,7 +39,7 @@ def test_pixels_are_normalised_as_in_training(classifier: PixelClassifier) -> No
 
 
 def test_evaluated_by_command(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["classify", "eval", "--model", "efficientnet-lite0", "--data", "photographs", "--device", "cpu", "--json"])
+    main(["classify", "eval", "--model", "efficientnet-lite0", "--data", "demo-photographs", "--device", "cpu", "--json"])
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 6
     assert figures["accuracy"] == 0.5

@@ -162,7 +162,7 @@ def test_two_processes_under_torchrun(tmp_path: Path, one_process: Path) -> None
     assert_same_curve(losses(tmp_path / "run"), losses(one_process))
     record = json.loads((tmp_path / "run" / "result" / "record.json").read_text())
     assert record["settings"]["global_batch_size"] == 8
-    assert record["command"].startswith("torchrun --nproc_per_node 2 ")
+    assert record["command"].startswith("torchrun --standalone --nproc_per_node 2 ")
 
 
 STOPPED: dict[str, Any] = {"max_train_steps": 12, "logging_steps": 5, "checkpointing_steps": 3}
