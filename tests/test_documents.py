@@ -31,6 +31,8 @@ BRIEF = {  # options that make a documented command short; where one is given tw
     "sample": "--num-images 40 --num-inference-steps 1 --device cpu",
     "classify train": "--max-train-steps 1 --train-batch-size 2 --width 4 --device cpu",
     "classify eval": "--device cpu",
+    "explain": "--num-masks 2 --num-images 1 --method gradcam,rise --explainer runs/ttame --device cpu",
+    "train ttame": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --device cpu",
     "datasheet": "--device cpu",
 }
 SCRIPTS = {"gen/train.py": "train", "gen/sample.py": "sample"}
