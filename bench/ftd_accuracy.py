@@ -4,12 +4,12 @@
     python bench/ftd_accuracy.py fashion --folder runs/ftd --images-per-class 1 --seeds 0
     python bench/ftd_accuracy.py cifar10 --folder runs/ftd --data cifar10-train.parquet --seeds 0 --networks 10
 
-digits: scikit-learn's 8x8 digits. fashion: the extract of Fashion-MNIST with a narrow network. fashion-full, cifar10: the
-published scale. All arms share the held-out split, the transform, the first images, the network, its evaluation and the
-number of images; a seed's experts share their initial weights and batches. What a method leaves open (its step size, its
-iteration) is chosen on held-out training images; test images are measured once. Each figure is kept beside the table as
-it comes (ftd_TASK.jsonl), with its settings, and only what is missing is made and measured: call again to go on, or call
-several at once, with different --seeds and without --output.
+digits: scikit-learn's 8x8 digits. fashion: the extract of Fashion-MNIST with a narrow network. fashion-full, cifar10:
+the published scale. All arms share the held-out split, the transform, the first images, the network, its evaluation
+and the number of images; a seed's experts share their initial weights and batches. What a method leaves open (its
+step size, its iteration) is chosen on held-out training images; test images are measured once. Each figure is kept
+beside the table as it comes (ftd_TASK.jsonl), with its settings, and only what is missing is made and measured: call
+again to go on, or call several at once, with different --seeds and without --output.
 """
 
 import argparse

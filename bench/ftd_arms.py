@@ -208,7 +208,7 @@ ARMS = {
 
 
 def figures_of(task: Task, arm: str, images_per_class: int, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """Test accuracy over fresh networks, its spread, the step size, the seconds of making, and how far students stray."""
+    """Test accuracy over fresh networks, its spread, the step size, seconds, and how far students stray."""
     bench = Bench(task, ARMS[arm], images_per_class, seed, options.folder)
     buffer = bench.buffer
     distilled = made(bench)

@@ -25,7 +25,7 @@ def accuracy_table(task: Task, rows: Rows) -> str:
     parts = []
     for count in sorted({row["images_per_class"] for row in rows}):
         own = [row for row in rows if row["images_per_class"] == count]
-        parts += [f"## {task.name}: {count} images of each class", accuracies(own), strays(own)]
+        parts += [f"## {task.name}, images of each class: {count}", accuracies(own), strays(own)]
     return "\n\n".join(part for part in parts if part)
 
 
