@@ -60,7 +60,7 @@ def turns(calls: Calls, count: int, device: str, settings: dict[str, Any], kept:
     """Seconds of each call in each turn; a turn is kept when all of it is there."""
     found = []
     for turn in range(count):
-        key = {**settings, "device": device, "threads": torch.get_num_threads(), "turn": turn}
+        key = {**settings, "calls": list(calls), "device": device, "threads": torch.get_num_threads(), "turn": turn}
         figures = kept.find(key)
         if figures is None:
             if turn == 0:

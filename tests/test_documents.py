@@ -31,9 +31,11 @@ BRIEF = {  # options that make a documented command short; where one is given tw
     "sample": "--num-images 40 --num-inference-steps 1 --device cpu",
     "classify train": "--max-train-steps 1 --train-batch-size 2 --width 4 --device cpu",
     "classify eval": "--device cpu",
-    "explain": "--num-masks 2 --num-images 1 --method gradcam,rise --explainer runs/ttame --device cpu",
+    "explain": "--num-masks 2 --num-images 1 --target top1 --device cpu",
     "train ttame": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --device cpu",
     "datasheet": "--device cpu",
+    "distill": "--resolution 16 --images-per-class 1 --width 4 --num-experts 1 --max-train-steps 1 --num-networks 1 "
+    "--evaluation-epochs 1 --device cpu",
 }
 SCRIPTS = {"gen/train.py": "train", "gen/sample.py": "sample"}
 

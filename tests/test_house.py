@@ -101,7 +101,7 @@ def test_help_answers_at_once(words: list[str]) -> None:
     pytest.fail(f"workbench {' '.join(words)} took {min(seconds):.2f} s")
 
 
-@pytest.mark.parametrize("script", ["gen/train.py", "gen/sample.py", "explain/train.py"])
+@pytest.mark.parametrize("script", ["gen/train.py", "gen/sample.py", "distill/train.py", "explain/train.py"])
 def test_scripts_answer_too_from_another_folder(script: str, tmp_path: Path) -> None:
     answer = run(str(ROOT / script), "--help", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr

@@ -57,7 +57,7 @@ def test_a_test_split_is_taken_where_there_is_one(tmp_path: Path) -> None:
     write(tmp_path / "test", 3)
     found = load_sources(str(tmp_path))
     assert [len(part) for part in found] == [36, 4, 6]
-    assert len(load_sources(str(tmp_path), validation_share=0).validation) == 0
+    assert len(load_sources(str(tmp_path), validation_share=0.0).validation) == 0
 
 
 def test_else_a_tenth_of_the_images_is_kept_for_the_test(tmp_path: Path) -> None:
