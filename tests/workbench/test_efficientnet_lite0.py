@@ -39,7 +39,9 @@ def test_pixels_are_normalised_as_in_training(classifier: PixelClassifier) -> No
 
 
 def test_evaluated_by_command(capsys: pytest.CaptureFixture[str]) -> None:
-    main("classify eval --model efficientnet-lite0 --data demo-photographs --device cpu --json".split())
+    main(
+        ["classify", "eval", "--model", "efficientnet-lite0", "--data", "demo-photographs", "--device", "cpu", "--json"]
+    )
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 6
     assert figures["accuracy"] == 0.5
