@@ -2,8 +2,8 @@
 
     python bench/make_distilled_zoo.py runs/distilled zoo/distilled/fashion-1
 
-The set is one that `workbench distill` has finished, or that `distill/train.py match` has made and `evaluate` measured into
-RUN/figures.json.
+The set is one that `workbench distill` has finished, or that `distill/train.py match` has made and `evaluate` measured
+into RUN/figures.json.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The card of a distilled set: what it is, how to train on it, how good it measured, and what to beware of."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,7 +20,7 @@ Pictures mix many real ones, but may show parts of them recognisably: a set made
 
 def render_card(metadata: Metadata) -> str:
     """README.md of a set."""
-    title = f"{metadata['images_per_class']} images of each class, distilled from {metadata['data']}"
+    title = f"{Path(metadata['data']).name}, distilled to {_count(metadata['images_per_class'])} of each class"
     header = {
         "task_categories": ["image-classification"],
         "tags": ["workbench", "dataset-distillation", "synthetic"],
@@ -42,10 +43,14 @@ def _contents(metadata: Metadata) -> str:
     names, count = metadata["label_names"], metadata["images_per_class"]
     soft = ", with soft labels" if metadata["labels"] == "logits" else ""
     return (
-        f"{len(names) * count} images of {metadata['height']}x{metadata['width']} pixels, {count} for each of "
+        f"{_count(len(names) * count)} of {metadata['height']}x{metadata['width']} pixels, {count} for each of "
         f"{len(names)} classes{soft}, made from {metadata['data']}: a fresh network trained on them alone learns to "
         f"classify real images.\n\nClasses: {', '.join(names)}."
     )
+
+
+def _count(images: int) -> str:
+    return f"{images} image" + "s" * (images != 1)
 
 
 def _use(metadata: Metadata) -> str:
@@ -59,10 +64,10 @@ classifier = train_on_distilled("THIS_FOLDER")  # logits = classifier(real_image
 dataset, transform, recipe = load_distilled("THIS_FOLDER")  # to train another network by hand
 ```
 
-By hand: SGD with the learning rate {metadata["step_size"]:.5g}, momentum {recipe["momentum"]:g}, weight decay
+By hand: SGD with the learning rate {metadata["step_size"]:.5g}, momentum {recipe["momentum"]:g} and weight decay
 {recipe["weight_decay"]:g}, {recipe["epochs"]} epochs in batches of {recipe["batch_size"]} with a tenth of the rate in
-the second half, augmented by `distill.augment` with `{recipe["augmentation"]}`. The tensors are the product; pictures
-are 8-bit copies to look at."""
+the second half, augmented by `distill.augment` with `{recipe["augmentation"]}`.
+The tensors are the product; the pictures are 8-bit copies to look at."""
 
 
 def _measured(figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from workbench.records import DatasetWriter
 
 PICTURES = "png"
 GRID_COLUMNS = 10
+CELL = 64  # pixels: smaller images are shown larger by a whole number
 
 
 def export_distilled(
@@ -47,7 +48,10 @@ def picture(distilled: Distilled) -> UInt8[Tensor, "3 height width"]:
     sizes = torch.bincount(distilled.classes.cpu(), minlength=len(distilled.label_names))
     if len(sizes) <= GRID_COLUMNS and bool((sizes == sizes[0]).all()):
         order = order.view(len(sizes), -1).T.flatten()
-    return image_grid(distilled.pixels[order], columns=min(len(sizes), GRID_COLUMNS))
+    pixels = distilled.pixels[order]
+    times = max(1, CELL // max(pixels.shape[2:]))
+    enlarged = pixels.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    return image_grid(enlarged, columns=min(len(sizes), GRID_COLUMNS))
 
 
 def write_pictures(distilled: Distilled, origin: Origin, folder: Path) -> None:

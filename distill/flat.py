@@ -17,7 +17,7 @@ from workbench.errors import UserError
 
 
 class FlatNetwork:
-    """A module whose parameters are views of one vector, in the order of `named_parameters()`.
+    """A module whose parameters are views of one vector, in the order of `named_parameters()`; safe in threads.
 
     Raises UserError for a module with running statistics, which are no parameters and would be left out.
     """
@@ -32,7 +32,7 @@ class FlatNetwork:
         self.module = module
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self._features = _Features(module)
+        self._own = threading.local()
 
     @property
     def size(self) -> int:
@@ -50,12 +50,11 @@ class FlatNetwork:
 
     def __call__(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits."""
-        return functional_call(self.module, self.unflatten(theta), (images,))
+        return functional_call(self._this_threads()["forward"], self._named(theta), (images,))
 
     def features(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """What the head sees."""
-        parameters = {f"module.{name}": value for name, value in self.unflatten(theta).items()}
-        return functional_call(self._features, parameters, (images,))
+        return functional_call(self._this_threads()["features"], self._named(theta), (images,))
 
     def unflatten(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
         """The parameters by name, as views of `theta`."""
@@ -65,18 +64,3 @@ class FlatNetwork:
     def flatten(self, parameters: dict[str, Tensor]) -> Float[Tensor, " p"]:
         """One vector from the parameters by name."""
         return torch.cat([parameters[name].flatten() for name in self.shapes])
-
-
-class _Features(nn.Module):
-    """Calls the module's `features` where torch calls `forward`."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.module.features(images)  # type: ignore[operator]
-
-
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))

@@ -115,9 +115,10 @@ def test_the_card_says_how_to_train_and_how_good_it_is(distilled: Distilled, tmp
 def test_the_picture_has_a_class_a_column() -> None:
     made = real_subset(2)
     drawn = picture(made)
-    assert drawn.shape == (3, 2 * (8 + 2) + 2, 3 * (6 + 2) + 2)
-    second_of_the_third = made.pixels[5]
-    assert torch.equal(drawn[:1, 12:20, 18:24], second_of_the_third)
+    height, width = 8 * 8, 8 * 6  # each pixel a square of 8
+    assert drawn.shape == (3, 2 * (height + 2) + 2, 3 * (width + 2) + 2)
+    second_of_the_third = drawn[:1, height + 4 : 2 * height + 4, 2 * (width + 2) + 2 : -2]
+    assert torch.equal(second_of_the_third[:, 4::8, 4::8], made.pixels[5])
 
 
 def test_more_pictures_than_one_shard_holds(tmp_path: Path) -> None:
