@@ -133,7 +133,7 @@ def _untrained(name: str, task: Task) -> PixelClassifier:
 
 
 def _convnet(count: int, size: tuple[int, int]) -> nn.Module:
-    return build_classifier("convnet", count, 3, width=64, normalisation="batch", pooling="mean")
+    return build_classifier("convnet", count, 3, width=32, depth=4, normalisation="batch", pooling="mean")
 
 
 def _resnet18(count: int, size: tuple[int, int]) -> nn.Module:

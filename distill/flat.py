@@ -5,7 +5,9 @@ theta = network.initial(generator)                       # (P,)
 logits = network(theta, images)                          # also under torch.func.grad and vmap over theta
 """
 
+import copy
 import math
+import threading
 
 import torch
 from jaxtyping import Float
@@ -50,11 +52,12 @@ class FlatNetwork:
 
     def __call__(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits."""
-        return functional_call(self._this_threads()["forward"], self._named(theta), (images,))
+        return functional_call(self._module_of_this_thread(), self.unflatten(theta), (images,))
 
     def features(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """What the head sees."""
-        return functional_call(self._this_threads()["features"], self._named(theta), (images,))
+        parameters = {f"module.{name}": value for name, value in self.unflatten(theta).items()}
+        return functional_call(_Features(self._module_of_this_thread()), parameters, (images,))
 
     def unflatten(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
         """The parameters by name, as views of `theta`."""
@@ -64,3 +67,25 @@ class FlatNetwork:
     def flatten(self, parameters: dict[str, Tensor]) -> Float[Tensor, " p"]:
         """One vector from the parameters by name."""
         return torch.cat([parameters[name].flatten() for name in self.shapes])
+
+    def _module_of_this_thread(self) -> nn.Module:
+        """`functional_call` puts the parameters into the module for as long as it runs: threads must not share one."""
+        if not hasattr(self._own, "module"):
+            self._own.module = copy.deepcopy(self.module)
+        module: nn.Module = self._own.module
+        return module
+
+
+class _Features(nn.Module):
+    """Calls the module's `features` where torch calls `forward`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module.features(images)  # type: ignore[operator]
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
