@@ -1,14 +1,10 @@
-"""Several networks at once, each on a batch of its own: their gradients in one pass on a GPU, in threads on a CPU.
+"""Several networks at once, each on a batch of its own: their gradients in one pass on a GPU, in turn on a CPU.
 
 On a CPU the grouped convolutions of `vmap` take two to three times as long as one network after the other, because the
-first-order backward passes of torch's own kernels are the faster ones. And small batches keep few cores busy: a network
-a core is faster than all cores for one network after another.
+first-order backward passes of torch's own kernels are the faster ones.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -22,27 +18,18 @@ Loss = Callable[..., tuple[Float[Tensor, ""], Outputs]]  # of theta and its batc
 
 def gradients(loss: Loss, thetas: Thetas, *batches: Tensor) -> tuple[Thetas, Outputs]:
     """The gradient of each network's loss, and the other outputs stacked; the batches' first axis counts networks."""
-    return (one_by_one if thetas.device.type == "cpu" else side_by_side)(loss, thetas, *batches)
+    return (in_turn if thetas.device.type == "cpu" else side_by_side)(loss, thetas, *batches)
 
 
-def one_by_one(loss: Loss, thetas: Thetas, *batches: Tensor) -> tuple[Thetas, Outputs]:
-    """`gradients`, each by itself: in as many threads as torch may use, but no more than there are networks."""
-
-    def one(theta: Tensor, *batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+def in_turn(loss: Loss, thetas: Thetas, *batches: Tensor) -> tuple[Thetas, Outputs]:
+    """`gradients` by a loop."""
+    found, outputs = [], []
+    for theta, *batch in zip(thetas.detach(), *batches, strict=True):
         leaf = theta.requires_grad_()
         value, others = loss(leaf, *batch)
-        return torch.autograd.grad(value, leaf)[0], [other.detach() for other in others]
-
-    workers = min(len(thetas), torch.get_num_threads())
-    spread = map if workers == 1 else _pool(workers, torch.get_num_threads() // workers, os.getpid()).map
-    found, outputs = zip(*spread(one, thetas.detach(), *batches), strict=True)
+        found.append(torch.autograd.grad(value, leaf)[0])
+        outputs.append([other.detach() for other in others])
     return torch.stack(found), tuple(map(torch.stack, zip(*outputs, strict=True)))
-
-
-@lru_cache(maxsize=4)
-def _pool(workers: int, threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses `threads` more each; a forked process needs its own."""
-    return ThreadPoolExecutor(workers, "network", lambda: torch.set_num_threads(threads))
 
 
 def side_by_side(loss: Loss, thetas: Thetas, *batches: Tensor) -> tuple[Thetas, Outputs]:

@@ -5,9 +5,7 @@ theta = network.initial(generator)                       # (P,)
 logits = network(theta, images)                          # also under torch.func.grad and vmap over theta
 """
 
-import copy
 import math
-import threading
 
 import torch
 from jaxtyping import Float
@@ -19,7 +17,7 @@ from workbench.errors import UserError
 
 
 class FlatNetwork:
-    """A module whose parameters are views of one vector, in the order of `named_parameters()`; safe in threads.
+    """A module whose parameters are views of one vector, in the order of `named_parameters()`.
 
     Raises UserError for a module with running statistics, which are no parameters and would be left out.
     """
@@ -34,7 +32,7 @@ class FlatNetwork:
         self.module = module
         self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self._own = threading.local()
+        self._features = _Features(module)
 
     @property
     def size(self) -> int:
@@ -52,12 +50,12 @@ class FlatNetwork:
 
     def __call__(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
         """Logits."""
-        return functional_call(self._module_of_this_thread(), self.unflatten(theta), (images,))
+        return functional_call(self.module, self.unflatten(theta), (images,))
 
     def features(self, theta: Float[Tensor, " p"], images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """What the head sees."""
         parameters = {f"module.{name}": value for name, value in self.unflatten(theta).items()}
-        return functional_call(_Features(self._module_of_this_thread()), parameters, (images,))
+        return functional_call(self._features, parameters, (images,))
 
     def unflatten(self, theta: Float[Tensor, " p"]) -> dict[str, Tensor]:
         """The parameters by name, as views of `theta`."""
@@ -67,13 +65,6 @@ class FlatNetwork:
     def flatten(self, parameters: dict[str, Tensor]) -> Float[Tensor, " p"]:
         """One vector from the parameters by name."""
         return torch.cat([parameters[name].flatten() for name in self.shapes])
-
-    def _module_of_this_thread(self) -> nn.Module:
-        """`functional_call` puts the parameters into the module for as long as it runs: threads must not share one."""
-        if not hasattr(self._own, "module"):
-            self._own.module = copy.deepcopy(self.module)
-        module: nn.Module = self._own.module
-        return module
 
 
 class _Features(nn.Module):

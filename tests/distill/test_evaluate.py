@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_sets import SPEC, digits, network, real_subset
 
 from distill.data import as_float
-from distill.ensemble import one_by_one, side_by_side
+from distill.ensemble import in_turn, side_by_side
 from distill.evaluate import (
     EPOCH,
     INITIAL,
@@ -77,7 +77,7 @@ def test_networks_side_by_side_have_the_gradients_of_one_after_another(soft: boo
         logits = flat(theta, images)
         return F.cross_entropy(logits, targets), (logits,)
 
-    found, (logits,) = one_by_one(loss, thetas, images, targets)
+    found, (logits,) = in_turn(loss, thetas, images, targets)
     wide, (wide_logits,) = side_by_side(loss, thetas, images, targets)
     torch.testing.assert_close(wide, found)
     torch.testing.assert_close(wide_logits, logits)
