@@ -1,7 +1,7 @@
 """The published procedure of trajectory matching, written plainly: what ours is timed against.
 
-One network at a time, as modules; data through torch's DataLoader, image by image; optimizers as classes; the gradient of
-a match by automatic differentiation of all steps. As in the released code of the papers, whose text was not used.
+One network at a time, as modules; data through torch's DataLoader, image by image; optimizers as classes; the gradient
+of a match by automatic differentiation of all steps. As the papers' released code does, whose text was not used.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,7 @@ def loader(images: Tensor, labels: Tensor, batch_size: int) -> "DataLoader[tuple
 def endless(data: "DataLoader[tuple[Tensor, Tensor]]") -> Iterator[tuple[Tensor, Tensor]]:
     """One pass after another."""
     while True:
-        for images, labels in data:
-            yield images, labels
+        yield from data
 
 
 def augmented(images: Tensor) -> Tensor:

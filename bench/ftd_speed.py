@@ -1,14 +1,13 @@
 """Speed of distillation: experts, matching and evaluation, each against the published procedure, in one run.
 
     python bench/ftd_speed.py --output docs/results/ftd_speed.md
-    python bench/ftd_speed.py --width 32 --side 28 --channels 1 --networks 5 --compile --output docs/results/ftd_speed.md
+    python bench/ftd_speed.py --width 32 --side 28 --channels 1 --compile --output docs/results/ftd_speed.md
 
-Sides take turns, so that a busy machine slows all alike, and the ratio of each turn is taken. All have what our training
-loop sets for a CPU: threads that soon sleep, and freed memory that is kept. "The published procedure" is
-`bench/ftd_port.py`: one network after another, batches collated image by image, automatic differentiation of all steps.
-"One by one" (in threads) and "side by side" are our two ways with several networks; a CPU takes the first, a GPU
-the second. Times are of
-one step of one expert; of one gradient of a match; and of one step of one network that is evaluated.
+Sides take turns, so that a busy machine slows all alike, and the ratio of each turn is taken. All have what our
+training loop sets for a CPU: threads that soon sleep, and freed memory that is kept. "The published procedure" is in
+bench/ftd_port.py: one network after another, batches collated image by image, automatic differentiation of all steps.
+"In turn" and "side by side" (vmap) are our two ways with several networks; a CPU takes the first, a GPU the second.
+Times are of one step of one expert; of one gradient of a match; of one step of one network on the set.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from measured import table, write_result
 from torch import Tensor
 
 from distill import augment, ensemble
-from distill.ensemble import one_by_one, side_by_side
+from distill.ensemble import in_turn, side_by_side
 from distill.flat import FlatNetwork
 from distill.nets import NetworkSpec, build_network
 from distill.sharpness import flat_direction
@@ -149,7 +148,7 @@ class Bench:
 
         return {
             PORT: (port, count),
-            "one by one, in threads": (lambda: ours(one_by_one), count),
+            "in turn": (lambda: ours(in_turn), count),
             "side by side": (lambda: ours(side_by_side), count),
         }
 

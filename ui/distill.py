@@ -33,13 +33,15 @@ FREE = {"overwrite", "device", "output"}  # settings that change no result
 def main(arguments: Sequence[str] | None = None, program: str = "workbench distill") -> None:
     """Read the settings and distil; exits with 2 after a mistake, 130 or 143 when stopped."""
     with polite():
-        config = parse(DistillConfig, arguments, program)
-        figures = distill(config)
-        from distill.evaluation import as_table
+        run(parse(DistillConfig, arguments, program))
 
-        print(
-            f"\n{as_table(figures)}\n\nDone. The distilled set is in {config.output}; its README.md says how to use it"
-        )
+
+def run(config: DistillConfig) -> None:
+    """Distil, and print the figures."""
+    figures = distill(config)
+    from distill.evaluation import as_table
+
+    print(f"\n{as_table(figures)}\n\nDone. The distilled set is in {config.output}; its README.md says how to use it")
 
 
 def distill(config: DistillConfig) -> Figures:

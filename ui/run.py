@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 import yaml
 
+from ui.distill_config import DistillConfig
 from ui.quickstart_config import QuickstartConfig
 from ui.train import CONFIGS, train
 from workbench.classification_config import ClassifyTrainConfig
@@ -17,7 +18,12 @@ from workbench.command import parse, polite
 from workbench.config import from_mapping
 from workbench.errors import UserError
 
-RECIPES: dict[str, type] = {"quickstart": QuickstartConfig, "classify": ClassifyTrainConfig, **CONFIGS}
+RECIPES: dict[str, type] = {
+    "quickstart": QuickstartConfig,
+    "classify": ClassifyTrainConfig,
+    "distill": DistillConfig,
+    **CONFIGS,
+}
 DERIVED = ("global_batch_size",)  # written into a run's config.yaml, but no setting
 
 
@@ -28,8 +34,8 @@ class RunConfig:
     workbench run configs/quickstart.yaml
     workbench run runs/fashion/config.yaml
 
-    Its `recipe` is quickstart, classify, or one that `workbench train` knows; its other entries are that command's
-    options.
+    Its `recipe` is quickstart, classify, distill, or one that `workbench train` knows; its other entries are that
+    command's options.
     """
 
     recipe: tyro.conf.Positional[Path]
@@ -78,5 +84,9 @@ def _do(job: Any) -> None:
         from ui.classify import train as train_classifier
 
         train_classifier(job)
+    elif isinstance(job, DistillConfig):
+        from ui.distill import run as distill
+
+        distill(job)
     else:
         train(job)

@@ -16,6 +16,7 @@ from ui.cli import main
 from ui.distill import distill
 from ui.distill_config import DistillConfig
 from ui.distill_plan import make_plan
+from ui.run import config_of
 from workbench.errors import UserError
 from workbench.verify import verify
 
@@ -137,6 +138,13 @@ def test_impossible_settings_fail_at_once(config: DistillConfig, changes: dict[s
     with pytest.raises(UserError, match=told):
         distill(replace(config, **changes))
     assert not config.output.exists()
+
+
+def test_recipe_file_of_the_job() -> None:
+    made = config_of({"recipe": "distill", "data": "fashion-mnist", "output": "x", "images-per-class": 1})
+    assert made == DistillConfig(data="fashion-mnist", output=Path("x"), images_per_class=1)
+    with pytest.raises(UserError, match="did you mean 'images_per_class'"):
+        config_of({"recipe": "distill", "data": "x", "output": "x", "image_per_class": 1})
 
 
 @pytest.mark.parametrize("method", ["mtt", "ftd", "datm"])
