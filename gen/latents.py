@@ -20,13 +20,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor
 
+from gen.pipelines import Generators
 from workbench.errors import UserError
 
 FAMILIES = ("Autoencoder", "Asymmetric", "VQModel")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 TILE_ABOVE = 1024  # pixels along a side
-
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 def load_vae(name: str | Path, device: torch.device | str = "cpu") -> ModelMixin:

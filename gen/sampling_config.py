@@ -5,13 +5,9 @@ from pathlib import Path
 
 import tyro
 
+from gen.rpe2d.modes import POSITION_MODES
 from workbench.config import Device, parse_size, require
 from workbench.errors import UserError
-
-POSITION_MODES = (
-    "equispaced", "isotropic", "centered", "random", "extrapolation", "interpolation", "vision_interpolation", "ntk",
-    "vision_ntk", "ntk_by_parts", "yarn", "vision_yarn", "dype_ntk", "dype_yarn",
-)  # fmt: skip
 
 
 @dataclass(kw_only=True)

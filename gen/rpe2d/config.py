@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gen.presets import PRESETS, Preset, PresetName
+from gen.rpe2d.modes import PositionMode
 from workbench.config import TrainingConfig, parse_size, require
 from workbench.errors import UserError
 
@@ -60,7 +61,7 @@ class RPE2DConfig(TrainingConfig):
     """Widen the range from the training grid to --max-positions over so many steps: converts a model of fixed ones."""
     crop_aligned_positions: bool = False
     """Draw a crop's positions within its part of the range (an experiment)."""
-    inference_positions: Literal["equispaced", "isotropic", "centered", "random"] = "equispaced"
+    inference_positions: PositionMode = "equispaced"
     """How a grid is placed in the trained range at sampling."""
 
     class_dropout_prob: float = 0.1

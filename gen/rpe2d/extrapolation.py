@@ -10,19 +10,14 @@ Letters: d channels of a head that turn with one axis, half of head_dim.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gen.rpe2d.modes import Extrapolation
 from gen.rpe2d.rotary import rotary_frequencies
 
-Extrapolation = Literal[
-    "extrapolation", "interpolation", "vision_interpolation", "ntk", "vision_ntk", "ntk_by_parts", "yarn",
-    "vision_yarn", "dype_ntk", "dype_yarn",
-]  # fmt: skip
-EXTRAPOLATIONS = get_args(Extrapolation)
 ANY_ENCODING = ("extrapolation", "interpolation", "vision_interpolation")  # the others change rotary frequencies
 PER_AXIS = ("vision_interpolation", "vision_ntk", "vision_yarn", "dype_ntk", "dype_yarn")
 TURNS = (32.0, 1.0)  # YaRN: frequencies of more turns over the trained range stay, of fewer are interpolated

@@ -1,13 +1,13 @@
 """How an image of another size than the training size is asked for: positions, attention scale and timestep shift."""
 
 import math
-from typing import get_args
 
 import torch
 
 from gen.pipelines import Generators
-from gen.rpe2d.extrapolation import ANY_ENCODING, EXTRAPOLATIONS, Placement, extrapolate
-from gen.rpe2d.positions import PositionMode, check_range, inference_positions
+from gen.rpe2d.extrapolation import ANY_ENCODING, Placement, extrapolate
+from gen.rpe2d.modes import EXTRAPOLATIONS, POSITION_MODES
+from gen.rpe2d.positions import check_range, inference_positions
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
 from workbench.errors import UserError
 
@@ -43,9 +43,8 @@ def place(
 def check_mode(model: RPE2DTransformer2DModel, mode: str, grid: tuple[int, int]) -> None:
     """Raise UserError where the model cannot place this grid by this mode."""
     encoding = model.config.pos_embed_type
-    known = (*get_args(PositionMode), *EXTRAPOLATIONS)
-    if mode not in known:
-        raise UserError(f"position_mode is {mode!r}; give one of {', '.join(known)}")
+    if mode not in POSITION_MODES:
+        raise UserError(f"position_mode is {mode!r}; give one of {', '.join(POSITION_MODES)}")
     if mode not in EXTRAPOLATIONS:
         for length, maximum in zip(grid, model.config.max_positions, strict=True):
             check_range(length, maximum)

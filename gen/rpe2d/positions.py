@@ -5,15 +5,12 @@ per sample, so that every position a larger grid needs has been trained [Hou et 
 subsets: Ruoss et al. 2023, arXiv 2305.16843]. Inference places the grid deterministically in the same range.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from gen.rpe2d.modes import PositionMode
 from workbench.errors import UserError
-
-PositionMode = Literal["equispaced", "isotropic", "centered", "random"]
 
 
 def sample_positions(

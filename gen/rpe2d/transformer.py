@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from gen.layers import TokenLinear
 from gen.rpe2d.blocks import FeedForward, RPE2DBlock, modulate
 from gen.rpe2d.encodings import FourierEncoding, SinCosEncoding, TableEncoding
-from gen.rpe2d.positions import PositionMode, inference_positions
+from gen.rpe2d.modes import PositionMode
+from gen.rpe2d.positions import inference_positions
 from gen.rpe2d.rotary import Rotary, rotary_frequencies, rotary_table
 from workbench.errors import UserError
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from gen.rpe2d.extrapolation import EXTRAPOLATIONS, DyPE, extrapolate
+from gen.rpe2d.extrapolation import DyPE, extrapolate
+from gen.rpe2d.modes import EXTRAPOLATIONS
 from gen.rpe2d.rotary import rotary_frequencies
 
 HEAD, THETA, TRAINED = 32, 100.0, (8, 8)

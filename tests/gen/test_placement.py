@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny_models import generators, random_transformer
 
-from gen.rpe2d.extrapolation import EXTRAPOLATIONS, extrapolate
+from gen.rpe2d.extrapolation import extrapolate
+from gen.rpe2d.modes import EXTRAPOLATIONS
 from gen.rpe2d.placement import attention_factor, check_mode, place, timestep_factor
 from gen.rpe2d.positions import inference_positions
 from workbench.errors import UserError

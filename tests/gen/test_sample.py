@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,10 +12,8 @@ from tiny_models import NAMES, random_pipeline
 
 import gen
 from gen.loading import pipeline_checksum
-from gen.rpe2d.extrapolation import EXTRAPOLATIONS
-from gen.rpe2d.positions import PositionMode
 from gen.sample import main, sample
-from gen.sampling_config import POSITION_MODES, SampleConfig
+from gen.sampling_config import SampleConfig
 from workbench.datasets import load_images
 from workbench.errors import UserError
 from workbench.records import DatasetWriter, open_image, read_dataset_info, read_rows, verify
@@ -339,7 +336,3 @@ def test_impossible_wishes_are_a_sentence_before_any_work(pipeline_folder, tmp_p
     with pytest.raises(UserError, match=sentence):
         sample(settings(pipeline_folder, tmp_path / "DATA", **changes))
     assert not (tmp_path / "DATA").exists()
-
-
-def test_the_command_knows_every_mode_of_the_pipeline():
-    assert (*get_args(PositionMode), *EXTRAPOLATIONS) == POSITION_MODES
