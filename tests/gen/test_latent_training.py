@@ -1,4 +1,7 @@
+import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +76,25 @@ def test_examples_are_the_latents_and_labels_of_their_images(place, tmp_path):
     assert torch.equal(box, torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 3))
     labels = recipe.labels[recipe.examples.kept[indices]]
     assert [recipe.label_names[label] for label in labels] == [path.parent.name for path in files]
+
+
+def test_captions_follow_their_images_into_latents(place, tmp_path):
+    data = tmp_path / "captioned"
+    shutil.copytree(place / "data", data)
+    names = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.png"))
+    rows = [{"file_name": name, "label_name": name[:3], "caption": f"number{Path(name).stem}"} for name in names]
+    (data / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(place, tmp_path / "run", data=str(data), caption_column="caption", random_flip=False)
+    recipe = RPE2DRecipe(config)
+    recipe.to(torch.device("cpu"))
+    for index in range(len(recipe.examples)):
+        clean, _ = recipe.examples(torch.tensor([index]), {"crop": torch.tensor([0])})
+        (token,) = recipe.tokens[recipe.examples.kept[index]].unique()[-1:]
+        number = recipe.token_names[token].removeprefix("number")
+        (path,) = data.rglob(f"{number}.png")
+        torch.testing.assert_close(clean[0], latents_of(path), atol=2e-3, rtol=2e-3)
+    train(replace(config, output_dir=tmp_path / "whole run"))
+    assert gen.load(tmp_path / "whole run")("dog", prompt="number3", num_inference_steps=1).images[0].size == SIZE[::-1]
 
 
 def test_the_draws_of_a_step_fit_its_loss(place, tmp_path):
