@@ -71,8 +71,8 @@ def load_task(name: str, num_train: int, num_test: int) -> Task:
         return _data_task(name, num_train, num_test)
     counts = {"train": num_train, "validation": num_test // 2, "test": num_test}
     parts = {split: scenes[name](np.arange(count), SIZE, split) for split, count in counts.items()}
-    images = [Images(part.images, part.labels, part.masks) for part in parts.values()]
-    return Task(parts["train"].label_names, *images, _pairs(scenes[name], num_test // 2))
+    train, validation, test = (Images(part.images, part.labels, part.masks) for part in parts.values())
+    return Task(parts["train"].label_names, train, validation, test, _pairs(scenes[name], num_test // 2))
 
 
 def _shapes(indices: np.ndarray, size: tuple[int, int], split: str) -> Scenes:
@@ -102,7 +102,8 @@ def _data_task(name: str, num_train: int, num_test: int) -> Task:
     shown = torch.randperm(len(test), generator=seeds.generator(1, ORDER))[:num_test]
     pixels = [torch.as_tensor(part.images) for part in (train, train, test)]
     chosen = zip(pixels, (train, train, test), (kept, held[: num_test // 2], shown), strict=True)
-    return Task(train.label_names, *(Images(images[of], part.labels[of]) for images, part, of in chosen), None)
+    first, second, third = (Images(images[of], part.labels[of]) for images, part, of in chosen)
+    return Task(train.label_names, first, second, third, None)
 
 
 # ---- classifiers -----------------------------------------------------------------------------------------------------

@@ -39,6 +39,16 @@ def load_pipeline(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
     return read_component(pipeline_class, folder, device)
 
 
+def load_generator(folder: str | Path, device: str = "cpu") -> Any:
+    """`load_pipeline` where it makes images of labels. Raises UserError for one that fills holes of pictures."""
+    from gen.pipelines import LabelledPipeline
+
+    pipe = load_pipeline(folder, device)
+    if not isinstance(pipe, LabelledPipeline):
+        raise UserError(f"{folder} fills holes of pictures: use workbench inpaint, or give a generator")
+    return pipe
+
+
 def read_component(component: Any, folder: Path, device: str = "cpu") -> Any:
     """A pipeline or model from its folder, safetensors only. Raises UserError when its files are damaged."""
     logging.disable_progress_bar()

@@ -18,7 +18,6 @@ except ModuleNotFoundError as error:  # launched as a script, this folder is on 
 from gen.sampling_config import SampleConfig
 from gen.sampling_request import make_request
 from workbench.config import Size, parse_size, to_mapping
-from workbench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,15 +49,12 @@ def sample(config: SampleConfig) -> tuple[Path, bool]:
     config.check()
     from accelerate import PartialState
 
-    from gen.loading import load_pipeline, pipeline_checksum
-    from gen.pipelines import LabelledPipeline
+    from gen.loading import load_generator, pipeline_checksum
     from workbench.devices import choose_device
     from workbench.launch import command_line
 
     state = PartialState(cpu=choose_device(config.device).type == "cpu")
-    pipe = load_pipeline(config.pipeline, str(state.device))
-    if not isinstance(pipe, LabelledPipeline):
-        raise UserError(f"{config.pipeline} fills holes of pictures: use workbench inpaint, or give a generator")
+    pipe = load_generator(config.pipeline, str(state.device))
     pipe.set_progress_bar_config(disable=True)
     jobs = plan(config, pipe)
     checksum = pipeline_checksum(config.pipeline)

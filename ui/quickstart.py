@@ -69,10 +69,10 @@ def quickstart(config: QuickstartConfig) -> Path:
 
 def take_generator(config: QuickstartConfig) -> str:
     """The trained generator that the settings name. Raises UserError unless it makes the data's classes."""
-    from gen.loading import load_pipeline
+    from gen.loading import load_generator
     from workbench.datasets import open_split
 
-    made, wanted = load_pipeline(config.source).label_names, open_split(config.data).label_names
+    made, wanted = load_generator(config.source).label_names, open_split(config.data).label_names
     if tuple(made) != tuple(wanted):
         raise UserError(
             f"{config.source} makes {', '.join(made) or 'images without labels'}, and {config.data} has "

@@ -35,11 +35,11 @@ def _sample(
     source: str, like: LabelledImages, size: tuple[int, int], images_per_class: int, output: Path, seed: int,
     device: Device,
 ) -> Path:  # fmt: skip
-    from gen.loading import load_pipeline
+    from gen.loading import load_generator
     from gen.sample import sample
     from gen.sampling_config import SampleConfig
 
-    made = load_pipeline(source).label_names
+    made = load_generator(source).label_names
     if missing := [name for name in like.label_names if name not in made]:
         raise UserError(
             f"{source} does not make {', '.join(missing)} of {like.name}; it makes {', '.join(made) or 'no classes'}: "

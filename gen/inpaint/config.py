@@ -37,12 +37,6 @@ class InpaintConfig(TrainingConfig):
         """Of all networks."""
         return PRESETS[self.preset]
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of structure tokens of a training image."""
-        height, width = self.size
-        return height // self.sizes.vqvae.factor, width // self.sizes.vqvae.factor
-
     def check(self) -> None:
         """Raise UserError for a value that cannot work."""
         super().check()

@@ -148,7 +148,7 @@ class TextureRecipe(Recipe):
         """The error in the hole (that of the whole image is mostly copying), and what the attention does."""
         figures = {"hole_error": (error * mask).sum() / (mask.sum() * error.shape[1]).clamp(min=1)}
         if attention is not None:
-            figures |= attention_figures(attention, hole_tokens(mask, self.config.grid))
+            figures |= attention_figures(attention, hole_tokens(mask, self.vqvae.grid(*self.config.size)))
         return figures
 
     @torch.no_grad()

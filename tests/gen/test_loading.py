@@ -2,10 +2,11 @@ import json
 import shutil
 
 import pytest
+from tiny_inpaint_pipelines import tiny_pipeline
 from tiny_models import random_pipeline
 
 import gen
-from gen.loading import find_pipeline, pipeline_checksum
+from gen.loading import find_pipeline, load_generator, pipeline_checksum
 from gen.rpe2d.pipeline import RPE2DPipeline
 from workbench.errors import UserError
 
@@ -98,3 +99,10 @@ def test_the_checksum_changes_with_weights_and_settings_only(copy, tmp_path):
     before = pipeline_checksum(copy)
     random_pipeline(seed=1).save_pretrained(tmp_path / "other")
     assert pipeline_checksum(tmp_path / "other") != before == pipeline_checksum(copy)
+
+
+def test_a_generator_is_no_inpainter(pipeline_folder, tmp_path):
+    assert load_generator(pipeline_folder).label_names
+    tiny_pipeline().save_pretrained(tmp_path / "inpainter")
+    with pytest.raises(UserError, match="fills holes of pictures: use workbench inpaint"):
+        load_generator(tmp_path / "inpainter")
