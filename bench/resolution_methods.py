@@ -57,8 +57,16 @@ ARMS: dict[str, dict[str, Any]] = {
     "rpe2d": {},
     "fixed rope, crops": {},
     "crop-aligned": {"crop_aligned_positions": True},
+    "stratified": {"position_sampling": "stratified"},
+    "crop-aligned, stratified": {"crop_aligned_positions": True, "position_sampling": "stratified"},
 }
-RANDOM = ("random positions", "rpe2d", "crop-aligned")  # trained on the larger range
+RANDOM = (
+    "random positions",
+    "rpe2d",
+    "crop-aligned",
+    "stratified",
+    "crop-aligned, stratified",
+)  # trained on the larger range
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ EXTRA = (
     Method("x1", "fixed RoPE + crops, extrapolation", "fixed rope, crops", "extrapolation"),
     Method("x2", "fixed RoPE + crops, interpolation", "fixed rope, crops", "vision_interpolation"),
     Method("x3", "crop-aligned positions", "crop-aligned", "equispaced"),
+    Method("x7", "crop-aligned, stratified positions", "crop-aligned, stratified", "equispaced"),
+    Method("x8", "stratified positions", "stratified", "equispaced"),
     Method("x4", "RPE-2D, isotropic", "rpe2d", "isotropic"),
     Method("x5", "RPE-2D, centered", "rpe2d", "centered"),
     Method("x6", "RPE-2D, random", "rpe2d", "random"),

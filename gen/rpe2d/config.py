@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from gen.presets import PRESETS, Preset, PresetName
-from gen.rpe2d.modes import PositionMode
+from gen.rpe2d.modes import PositionMode, PositionSampling
 from workbench.config import TrainingConfig, parse_size, require
 from workbench.errors import UserError
 
@@ -57,6 +57,9 @@ class RPE2DConfig(TrainingConfig):
     max_positions: str = "16"
     """Positions trained along an axis, or ROWSxCOLUMNS: the largest grid of patches that can be generated. As many as
     the training grid has are fixed positions."""
+    position_sampling: PositionSampling = "uniform"
+    """Any ordered positions of the range, or one in each of as many equal parts as the grid has patches (an
+    experiment)."""
     position_annealing_steps: int = 0
     """Widen the range from the training grid to --max-positions over so many steps: converts a model of fixed ones."""
     crop_aligned_positions: bool = False

@@ -5,6 +5,9 @@ from typing import Literal, get_args
 PositionMode = Literal["equispaced", "isotropic", "centered", "random"]
 """Within the trained range of random positions."""
 
+PositionSampling = Literal["uniform", "stratified"]
+"""How positions are drawn in training."""
+
 Extrapolation = Literal[
     "extrapolation", "interpolation", "vision_interpolation", "ntk", "vision_ntk", "ntk_by_parts", "yarn",
     "vision_yarn", "dype_ntk", "dype_yarn",

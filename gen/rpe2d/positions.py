@@ -9,26 +9,38 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gen.rpe2d.modes import PositionMode
+from gen.rpe2d.modes import PositionMode, PositionSampling
 from workbench.errors import UserError
 
 
 def sample_positions(
-    batch_size: int, length: int, max_positions: int, generator: torch.Generator
+    batch_size: int,
+    length: int,
+    max_positions: int,
+    generator: torch.Generator,
+    sampling: PositionSampling = "uniform",
 ) -> Int64[Tensor, "b n"]:
-    """Draw `length` distinct positions of `0 .. max_positions - 1` uniformly and in increasing order, for each sample.
+    """Draw `length` distinct positions of `0 .. max_positions - 1` in increasing order, for each sample.
 
-    Runs on the generator's device without a Python loop. Raises UserError when the range is too small.
+    `uniform`: any ordered subset, all as likely. `stratified`: one in each of `length` equal parts of the range, so
+    that a patch's position says where it is to within a part; a choice of this project, not of the paper. Runs on the
+    generator's device without a Python loop. Raises UserError when the range is too small.
     """
     check_range(length, max_positions)
-    scores = torch.rand(batch_size, max_positions, generator=generator, device=generator.device)
-    return scores.topk(length, dim=-1).indices.sort(dim=-1).values
+    first = torch.zeros(batch_size, dtype=torch.int64, device=generator.device)
+    return _SAMPLED[sampling](first, first + max_positions, length, max_positions, generator)
 
 
 def crop_aligned_positions(
-    start: Float[Tensor, " b"], extent: Float[Tensor, " b"], length: int, max_positions: int, generator: torch.Generator
+    start: Float[Tensor, " b"],
+    extent: Float[Tensor, " b"],
+    length: int,
+    max_positions: int,
+    generator: torch.Generator,
+    sampling: PositionSampling = "uniform",
 ) -> Int64[Tensor, "b n"]:
-    """Draw each sample's positions inside its crop's part of the range, as a fraction of the whole image.
+    """`sample_positions` inside each sample's crop's part of the range; `start` and `extent` of the crop are fractions
+    of the whole image.
 
     A patch of a close crop then has the spacing that patches of a large image have. The part is widened around its
     middle to `length` positions where it has fewer. An experiment of this project, not of the paper.
@@ -36,11 +48,29 @@ def crop_aligned_positions(
     check_range(length, max_positions)
     width = (extent * max_positions).round().clamp(length, max_positions)
     first = ((start + extent / 2) * max_positions - width / 2).round()
-    first = torch.minimum(first.clamp(min=0), max_positions - width)[:, None]
-    slots = torch.arange(max_positions, device=start.device)
-    scores = torch.rand(len(start), max_positions, generator=generator, device=generator.device)
-    scores = scores.masked_fill((slots < first) | (slots >= first + width[:, None]), -1)
-    return scores.topk(length, dim=-1).indices.sort(dim=-1).values
+    first = torch.minimum(first.clamp(min=0), max_positions - width)
+    return _SAMPLED[sampling](first.long(), width.long(), length, max_positions, generator)
+
+
+def _uniform(
+    first: Int64[Tensor, " b"], width: Int64[Tensor, " b"], length: int, max_positions: int, generator: torch.Generator
+) -> Int64[Tensor, "b n"]:
+    slots = torch.arange(max_positions, device=first.device)
+    scores = torch.rand(len(first), max_positions, generator=generator, device=generator.device)
+    outside = (slots < first[:, None]) | (slots >= (first + width)[:, None])
+    return scores.masked_fill(outside, -1).topk(length, dim=-1).indices.sort(dim=-1).values
+
+
+def _stratified(
+    first: Int64[Tensor, " b"], width: Int64[Tensor, " b"], length: int, max_positions: int, generator: torch.Generator
+) -> Int64[Tensor, "b n"]:
+    edges = width[:, None] * torch.arange(length + 1, device=first.device) // length
+    parts = edges.diff(dim=-1)
+    drawn = torch.rand(parts.shape, generator=generator, device=generator.device) * parts
+    return first[:, None] + edges[:, :-1] + torch.minimum(drawn.long(), parts - 1)
+
+
+_SAMPLED = {"uniform": _uniform, "stratified": _stratified}
 
 
 def inference_positions(

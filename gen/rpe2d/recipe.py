@@ -75,7 +75,7 @@ class RPE2DRecipe(Recipe):
 
     def _draw_positions(self, batch_size: int, draws: Draws, generator: torch.Generator, step: int) -> Draws:
         """Row and column positions: anywhere in the range or, as an experiment, in the crop's part of it."""
-        over = self.config.position_annealing_steps
+        over, sampling = self.config.position_annealing_steps, self.config.position_sampling
         positions = {}
         axes = zip(("rows", "columns"), self.model.native_grid, self.config.position_range, strict=True)
         for axis, (name, length, maximum) in enumerate(axes):
@@ -83,9 +83,9 @@ class RPE2DRecipe(Recipe):
             if self.config.crop_aligned_positions:
                 box = flip_boxes(draws["box"], draws["flip"])
                 start, extent = box[:, axis], box[:, axis + 2]
-                positions[name] = crop_aligned_positions(start, extent, length, maximum, generator)
+                positions[name] = crop_aligned_positions(start, extent, length, maximum, generator, sampling)
             else:
-                positions[name] = sample_positions(batch_size, length, maximum, generator)
+                positions[name] = sample_positions(batch_size, length, maximum, generator, sampling)
         return positions
 
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:

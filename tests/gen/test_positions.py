@@ -2,6 +2,7 @@ import math
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from gen.rpe2d.modes import PositionSampling
 from gen.rpe2d.positions import check_range, crop_aligned_positions, inference_positions, sample_positions
 from workbench.errors import UserError
 
+SAMPLINGS = get_args(PositionSampling)
 MODES = ("equispaced", "isotropic", "centered", "random")
 lengths_in_range = st.integers(1, 150).flatmap(lambda m: st.tuples(st.integers(1, m), st.just(m)))
 
@@ -72,8 +75,9 @@ def test_gaps_have_the_distribution_of_a_random_subset(maximum, length):
     assert chi_square(counts, [20_000 * p for p in probability]) > 0.01
 
 
-def test_the_whole_range_is_the_fixed_grid():
-    assert torch.equal(sample_positions(4, 7, 7, seeded()), torch.arange(7).expand(4, 7))
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_whole_range_is_the_fixed_grid(sampling):
+    assert torch.equal(sample_positions(4, 7, 7, seeded(), sampling), torch.arange(7).expand(4, 7))
 
 
 def test_samples_of_a_batch_and_successive_draws_are_independent():
@@ -99,6 +103,23 @@ def test_too_many_patches_name_the_trained_range(length, maximum):
         check_range(length, maximum)
     with pytest.raises(UserError, match=f"trained on {maximum} positions"):
         sample_positions(2, length, maximum, seeded())
+
+
+@given(lengths_in_range, st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_each_stratum_has_one_position(length_and_range, seed):
+    length, maximum = length_and_range
+    positions = sample_positions(50, length, maximum, seeded(seed), "stratified")
+    for number in range(length):
+        low, high = number * maximum // length, (number + 1) * maximum // length
+        assert positions[:, number].min() >= low
+        assert positions[:, number].max() < high
+
+
+def test_a_stratum_is_drawn_evenly():
+    counts = sample_positions(20_000, 3, 12, seeded(), "stratified")[:, 1].bincount(minlength=12)
+    assert counts.nonzero().flatten().tolist() == [4, 5, 6, 7]
+    assert chi_square(counts[4:8], [5000] * 4) > 0.01
 
 
 # ------------------------------------------------------------------------------------------- inference
@@ -181,12 +202,12 @@ def test_the_axis_beyond_its_range_is_named(mode, grid, named):
 # ------------------------------------------------------------------------------------------- positions of crops
 
 
-@given(lengths_in_range, st.floats(0.2, 1), st.floats(0, 1), st.integers(0, 1000))
+@given(lengths_in_range, st.floats(0.2, 1), st.floats(0, 1), st.integers(0, 1000), st.sampled_from(SAMPLINGS))
 @settings(max_examples=50, deadline=None)
-def test_positions_of_a_crop_lie_in_its_part_of_the_range(length_and_range, extent, place, seed):
+def test_positions_of_a_crop_lie_in_its_part_of_the_range(length_and_range, extent, place, seed, sampling):
     length, maximum = length_and_range
     start, extent = torch.tensor([(1 - extent) * place] * 3), torch.tensor([extent] * 3)
-    positions = crop_aligned_positions(start, extent, length, maximum, seeded(seed))
+    positions = crop_aligned_positions(start, extent, length, maximum, seeded(seed), sampling)
     assert (positions.diff(dim=-1) > 0).all()
     spread = max(length, round(float(extent[0]) * maximum))
     assert (positions[:, -1] - positions[:, 0] < spread + 1).all()
