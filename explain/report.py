@@ -65,7 +65,9 @@ def add_explanation(report: Report, folder: Path) -> None:
     result = read_result(folder)
     report.heading(result["name"])
     predictions = [{"class": row["label"], "probability": row["probability"]} for row in result["predictions"]]
-    report.figure([_picture(folder / "image.png")], f"{result['name']}, {' x '.join(map(str, result['size']))} pixels")
+    report.figure(
+        [shown_picture(folder / "image.png")], f"{result['name']}, {' x '.join(map(str, result['size']))} pixels"
+    )
     report.table(predictions, "What the classifier says")
     for target in dict.fromkeys(finding["target"] for finding in result["findings"]):
         _add_target(report, folder, [finding for finding in result["findings"] if finding["target"] == target])
@@ -81,7 +83,7 @@ def _add_target(report: Report, folder: Path, findings: Sequence[dict[str, Any]]
             "-kept.png": f"{finding['method']}, brightest part alone: {finding['probability_kept']:.1%}",
             "-removed.png": f"{finding['method']}, without it: {finding['probability_removed']:.1%}",
         }
-        pictures += [_picture(folder / f"{finding['file']}{ending}") for ending in views]
+        pictures += [shown_picture(folder / f"{finding['file']}{ending}") for ending in views]
         labels += list(views.values())
     report.figure(pictures, f"What speaks for {label}, and the probability of {label} that is left", labels)
     rows = [{key: finding[key] for key in ("method", *MEANINGS) if key in finding} for finding in findings]
@@ -97,7 +99,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def _picture(path: Path) -> UInt8[Tensor, "3 h w"]:
+def shown_picture(path: Path) -> UInt8[Tensor, "3 h w"]:
+    """A picture file, no larger than the page shows it."""
     from PIL import Image
 
     with Image.open(path) as image:

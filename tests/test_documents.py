@@ -13,6 +13,7 @@ from ui.cli import main
 from workbench import feature_network
 from workbench.feature_training import FeatureSettings
 from workbench.records import DatasetWriter
+from workbench.scenes import shapes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +32,9 @@ BRIEF = {  # options that make a documented command short; where one is given tw
     "sample": "--num-images 40 --num-inference-steps 1 --device cpu",
     "classify train": "--max-train-steps 1 --train-batch-size 2 --width 4 --device cpu",
     "classify eval": "--device cpu",
-    "explain": "--num-masks 2 --num-images 1 --target top1 --device cpu",
+    "explain": "--num-masks 2 --budget 20 --num-images 1 --target top1 --device cpu",
+    "caption train": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --validation-images 2 --device cpu",
+    "segment train": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --validation-images 2 --device cpu",
     "train ttame": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --device cpu",
     "datasheet": "--device cpu",
     "distill": "--resolution 16 --images-per-class 1 --width 4 --num-experts 1 --max-train-steps 1 --num-networks 1 "
@@ -65,6 +68,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder.mkdir(parents=True)
         for number in range(12):
             Image.fromarray(pixels.integers(0, 255, (32, 24, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    write_described(tmp_path / "path" / "to" / "described")
     hole = np.zeros((40, 60), np.uint8)
     hole[10:18, 20:30] = 255
     for name, image in (("photo", pixels.integers(0, 255, (40, 60, 3), dtype=np.uint8)), ("mask", hole)):
@@ -76,6 +80,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(feature_network, "FeatureSettings", functools.partial(FeatureSettings, max_train_steps=1))
     return tmp_path
+
+
+def write_described(folder: Path) -> None:
+    """A person's images with captions and masks."""
+    scenes = shapes(range(24), 32)
+    writer = DatasetWriter(folder, scenes.label_names, {"seed": 0})
+    writer.write_shard(0, scenes.images, scenes.rows())
+    writer.finish(seed=0)
 
 
 def write_generated(folder: Path) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from ui.explain_vale import VALE, ValeOptions, open_vale
 from workbench.command import parse, polite
 from workbench.config import Device, require, to_mapping
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
+    from explain.vale import ValeExplanation
     from workbench.image_sources import ImageSource
     from workbench.pixel_classifier import PixelClassifier
 
@@ -27,19 +30,21 @@ Fill = Literal["black", "blur", "mean"]
 
 
 @dataclass(kw_only=True)
-class ExplainConfig:
+class ExplainConfig(ValeOptions):
     """Show what a classifier looks at in pictures, by one or several methods, and measure how far to trust each map.
 
     workbench explain photo.jpg --classifier runs/classifier --method gradcam,rise --target top5 --output out
     workbench explain demo-photographs --classifier efficientnet-lite0 --method gradcam,rise,centre --output out
     workbench explain photo.jpg --classifier SPEC --method ttame --explainer runs/ttame --output out
+    workbench explain photo.jpg --classifier SPEC --method vale --why-not dog --output out
 
     Methods: ttame (trained by `workbench train ttame`), gradcam, gradcam++, hirescam, layercam, scorecam, ablationcam,
-    eigencam, rise, occlusion, ig, gradientshap, lrp, rollout, and the controls random, centre, edges, uniform.
+    eigencam, rise, occlusion, ig, gradientshap, lrp, rollout, shap; the controls random, centre, edges, uniform; and
+    vale, which cuts out the region that carries the class, verifies it and puts it into words.
 
-    Writes METHOD-CLASS.npy (values in [0, 1] at the image's size), .png, the image with the brightest part alone and
-    without it, explanation.json and report.html; of several pictures, in a folder for each, and the same command goes
-    on where it was.
+    Writes METHOD-CLASS.npy (values in [0, 1] at the image's size; of vale signed), .png, the image with the brightest
+    part alone and without it, explanation.json and report.html, and of vale vale.json and the region's pictures; of
+    several pictures, in a folder for each, and the same command goes on where it was.
     """
 
     image: tyro.conf.Positional[str]
@@ -85,6 +90,7 @@ class ExplainConfig:
         require(self, "num_images", lambda value: value is None or value >= 1, "1 or more")
         require(self, "keep", lambda value: 0 < value < 1, "a share between 0 and 1")
         require(self, "seed", lambda value: value >= 0, "0 or more")
+        self.check_vale()
 
 
 class Picture(NamedTuple):
@@ -111,7 +117,7 @@ def explain_all(config: ExplainConfig) -> Path:
     config.check()
     from explain.saliency import check_methods
 
-    check_methods(words(config.method), _options(config))
+    check_methods(_map_methods(config), _options(config))
     pictures, source = find_pictures(config)
     _check_output(config, pictures)
     settings = {key: value for key, value in to_mapping(config).items() if key not in FREE}
@@ -124,13 +130,18 @@ def explain_all(config: ExplainConfig) -> Path:
     from workbench.files import user_errors_for_disk
     from workbench.progress import progress
 
-    classifier = load_classifier(config.classifier, choose_device(config.device))
+    device = choose_device(config.device)
+    classifier = load_classifier(config.classifier, device)
+    vale = None
+    if left and VALE in words(config.method):
+        vale = open_vale(config, classifier, str(device), config.seed)
     with (
         user_errors_for_disk(config.output),
-        progress(len(left), "explaining", disable=len(pictures) == 1, unit="picture") as bar,
+        progress(len(left), "explaining", disable=len(pictures) == 1 and vale is None, unit="picture") as bar,
     ):
+        tell = None if vale is None else partial(vale.explain, why_not=config.why_not, report=bar.set_postfix_str)
         for picture in left:
-            _explain_picture(config, picture, source, classifier, settings)
+            _explain_picture(config, picture, source, classifier, settings, tell)
             bar.update()
         return _write_page(config, [picture.output for picture in pictures], classifier, settings)
 
@@ -141,6 +152,10 @@ def words(text: str) -> list[str]:
     if not found:
         raise UserError(f"{text!r} names nothing; give names with commas between, such as gradcam,rise")
     return found
+
+
+def _map_methods(config: ExplainConfig) -> list[str]:
+    return [name for name in words(config.method) if name != VALE]
 
 
 def _options(config: ExplainConfig) -> dict[str, Any]:
@@ -207,6 +222,7 @@ def _explain_picture(
     source: ImageSource,
     classifier: PixelClassifier,
     settings: dict[str, Any],
+    tell: Callable[..., ValeExplanation] | None,
 ) -> None:
     """All files of one picture, beside and renamed."""
     import shutil
@@ -214,6 +230,7 @@ def _explain_picture(
     import numpy as np
 
     from explain.explanation import Settings, explain_image, write_explanation
+    from explain.vale_files import write_vale
     from workbench.files import partial_folder, publish_folder
     from workbench.image_files import PixelForm
     from workbench.launch import command_line, versions
@@ -222,7 +239,9 @@ def _explain_picture(
     how = Settings(config.keep, config.fill, tuple(config.measure_with), config.batch_size, _options(config))
     name_or_rank = config.target in classifier.label_names or re.fullmatch(r"top\d+", config.target)
     targets = config.target if name_or_rank else words(config.target)  # names may have commas in them
-    explanation = explain_image(classifier, decoded.images[0], words(config.method), targets, how, picture.name)
+    image = decoded.images[0]
+    explanation = explain_image(classifier, image, _map_methods(config), targets, how, picture.name)
+    story = None if tell is None else tell(image, targets, name=picture.name)
     record = {
         "classifier": config.classifier, "fingerprint": classifier.fingerprint(), "settings": settings,
         "command": command_line(), "versions": versions(),
@@ -230,6 +249,8 @@ def _explain_picture(
     partial = partial_folder(picture.output)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    if story is not None:
+        write_vale(story, partial, record)
     write_explanation(explanation, partial, record)
     publish_folder(partial, picture.output)
 
@@ -242,6 +263,8 @@ def _write_page(
 ) -> Path:
     """The page, and of several pictures what they have in common as JSON."""
     from explain.report import add_explanation, add_overview, overview
+    from explain.vale_page import READING as VALE_READING
+    from explain.vale_page import add_vale
     from workbench.files import write_atomic
     from workbench.launch import command_line, versions
     from workbench.report import Report
@@ -250,9 +273,15 @@ def _write_page(
         summary = {"settings": settings, "pictures": [folder.name for folder in folders], "methods": overview(folders)}
         write_atomic(config.output / RESULT, json.dumps(summary, indent=1) + "\n")
     report = Report(f"What {config.classifier} looks at")
-    add_overview(report, folders)
+    vale = VALE in words(config.method)
+    if _map_methods(config):
+        add_overview(report, folders)
+    if vale:
+        report.text(VALE_READING)
     for folder in folders:
         add_explanation(report, folder)
+        if vale:
+            add_vale(report, folder)
     provenance = {"settings": to_mapping(config), "fingerprint": classifier.fingerprint(), "versions": versions()}
     report.heading("Provenance").text(f"`{command_line()}`").details("Settings and versions", provenance)
     return report.write(config.output / PAGE, overwrite=True)

@@ -1,4 +1,4 @@
-"""`workbench train`: a generator, or an explainer of a classifier. The same as gen/train.py and explain/train.py."""
+"""`workbench train`: a generator, or what explanations are made with. The same as gen/train.py and explain/train.py."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ CONFIGS: dict[str, type] = {**gen.train.CONFIGS, **explain.train.CONFIGS}
 def main(arguments: Sequence[str] | None = None, program: str = "workbench train") -> None:
     """Read the settings and train; exits with 2 after a mistake, 130 or 143 when stopped."""
     with polite():
-        about = "Train a generator, or an explainer of a classifier. Each recipe has its own --help."
+        about = "Train a generator, or what explanations are made with. Each recipe has its own --help."
         train(parse(CONFIGS, arguments, program, about))
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk, write_atomic
@@ -70,6 +70,10 @@ img { display: block; max-width: 100%; height: auto; image-rendering: pixelated;
 details { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .9rem; margin: .8rem 0; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; max-height: 30rem; }
+.statement { margin: .9rem 0; padding: .1rem .9rem .3rem; border-left: 4px solid var(--kind); max-width: 42rem; }
+.statement p { margin: .4rem 0; }
+.badge { font-size: .8rem; color: var(--kind); border: 1px solid var(--kind); border-radius: .7rem; padding: 0 .55rem; }
+.measured { --kind: var(--s2); } .model { --kind: var(--s5); } .generated { --kind: var(--s3); }
 @media print { nav { display: none; } details { border: 0; } }
 """
 
@@ -99,6 +103,12 @@ class Report:
         for block in re.split(r"\n\s*\n", paragraphs.strip()):
             self._add(_text_block(block))
         return self
+
+    def statement(self, text: str, badge: str, kind: Literal["measured", "model", "generated"]) -> "Report":
+        """A text as it is, nothing in it marked, below a badge that says whose it is, in the colour of its kind."""
+        return self._add(
+            f'<div class="statement {kind}"><span class="badge">{escape(badge)}</span><p>{escape(text)}</p></div>'
+        )
 
     def table(self, rows: Sequence[Mapping[str, Any]], caption: str) -> "Report":
         """One row per mapping, columns in order of appearance; floats with 4 digits, what is missing as a dash."""

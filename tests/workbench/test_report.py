@@ -172,3 +172,9 @@ def test_writing_is_whole_and_never_over_another_file(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     with pytest.raises(UserError, match="part of that path is a file"):
         Report("t").write(path / "below.html")
+
+
+def test_statements_are_shown_as_they_are_below_whose_they_are() -> None:
+    page = Report("x").statement("**a** `b` <i>c</i>", "a model & co", "generated").html()
+    assert '<div class="statement generated"><span class="badge">a model &amp; co</span>' in page
+    assert "<p>**a** `b` &lt;i&gt;c&lt;/i&gt;</p>" in page
