@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workbench.image_sources import ImageSource
     from workbench.pixel_classifier import PixelClassifier
 
-OPTIONS = ("explainer", "layer", "num_masks", "num_steps", "seed")  # what methods are told
+OPTIONS = ("budget", "explainer", "layer", "num_masks", "num_steps", "seed")  # what methods are told
 RESULT, PAGE = "explanation.json", "report.html"
 FREE = ("image", "output", "device", "overwrite", "max_image_pixels", "num_images", "batch_size")  # changes no map
 Fill = Literal["black", "blur", "mean"]

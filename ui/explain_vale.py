@@ -26,7 +26,7 @@ class ValeOptions:
     prompts: str = "default"
     """Of vale: what a language model is asked: default, sonar, paper, or a YAML file."""
     budget: int = 500
-    """Of vale: forward passes for the Shapley values of a class."""
+    """Of shap and vale: forward passes for the Shapley values of a class."""
     why_not: str | None = None
     """Of vale: a class to compare with: why not this one?"""
 

@@ -48,7 +48,7 @@ def run(*words: str) -> int:
 def test_one_picture(classifier: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     words = ("explain", str(pictures / "picture-0.png"), "--classifier", classifier, "--output", str(output), *BRIEF)
-    assert run(*words, "--method", "vale,centre", "--target", "top2", "--why-not", "coat") == 0
+    assert run(*words, "--method", "vale,centre,shap", "--target", "top2", "--why-not", "coat") == 0
     told = capsys.readouterr().out
     assert "Segmenter: " in told
     assert "Describer: template, no language model" in told
@@ -58,7 +58,9 @@ def test_one_picture(classifier: str, pictures: Path, tmp_path: Path, capsys: py
     assert result["versions"]["torch"]
     for finding in result["findings"]:
         assert np.load(output / f"{finding['file']}.npy").shape == (30, 40)
-    assert len(json.loads((output / "explanation.json").read_text())["findings"]) == 2  # of centre
+    maps = json.loads((output / "explanation.json").read_text())
+    assert len(maps["findings"]) == 4  # of centre and shap
+    assert maps["costs"]["shap"]["forward_passes"] <= 2 * 60
     page = (output / "report.html").read_text()
     assert "statement measured" in page
     assert "centre" in page
