@@ -24,7 +24,7 @@ from explain.candidates import Candidate, choose
 from explain.cautions import cautions
 from explain.describe import Describer, Description
 from explain.facts import Facts, measure_region, sentences
-from explain.prompts import Prompts, prompts_of
+from explain.prompts import Prompts, evidence_region, prompts_of
 from explain.region_views import region_views
 from explain.segment import Segmenter
 from explain.shapley import Attribution, Scale, attribute
@@ -41,12 +41,14 @@ LISTED = 5  # most likely classes that are named
 @dataclass(frozen=True)
 class Finding:
     """All stages of one class. `chosen` is None where no candidate fits the evidence, `prompts` where there is none;
-    then nothing is verified and nobody describes. `contrast` is the map of this class minus that of `why_not`."""
+    then nothing is verified and nobody describes. `control` is the evidence above half of its maximum, which a segment
+    has to beat. `contrast` is the map of this class minus that of `why_not`."""
 
     attribution: Attribution
     prompts: Prompts | None
     candidates: tuple[Candidate, ...]
     chosen: int | None
+    control: Candidate | None
     facts: Facts
     descriptions: tuple[Description, ...]
     contrast: Float[Tensor, "h w"] | None
@@ -142,13 +144,14 @@ class Vale:
             prompts = prompts_of(attribution.values, self.prompt)
         with stages.stage("segment"):
             candidates, chosen = self._segment(seen, attribution, prompts)
+            control = None if prompts is None else self._control(seen, attribution)
         mask = None if chosen is None else candidates[chosen].mask.cpu()
         with stages.stage("verify"):
             facts = self._facts(seen, attribution, mask)
             facts = replace(facts, warnings=cautions(facts, attribution, candidates, chosen))
         with stages.stage("describe"):
             described = () if mask is None else self.describer.describe(region_views(seen.picture, mask), facts)
-        return Finding(attribution, prompts, candidates, chosen, facts, described, contrast, stages.seconds)
+        return Finding(attribution, prompts, candidates, chosen, control, facts, described, contrast, stages.seconds)
 
     # ---- the stages --------------------------------------------------------------------------------------------------
 
@@ -190,6 +193,11 @@ class Vale:
             return (), None
         masks, qualities = self.segmenter.masks(seen.embedding.get(), prompts)
         return choose(self.classifier, seen.pixels, attribution, masks, qualities)
+
+    def _control(self, seen: "_Seen", attribution: Attribution) -> Candidate:
+        """The evidence itself as a mask."""
+        mask = evidence_region(attribution.values)[None]
+        return choose(self.classifier, seen.pixels, attribution, mask, torch.tensor([torch.nan]))[0][0]
 
     def _facts(self, seen: "_Seen", attribution: Attribution, mask: Bool[Tensor, "h w"] | None) -> Facts:
         """What is measured: by forward passes and from pixels."""

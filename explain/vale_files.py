@@ -35,8 +35,8 @@ VIEWED = "blur"  # how hidden pixels are shown
 
 def write_vale(explanation: ValeExplanation, folder: Path, record: Mapping[str, Any] | None = None) -> None:
     """Write, for each class, vale-CLASS.npy (signed, float32, at the image's size), .png and, where there is a region,
-    -mask.png (at the image's size), -region.png, -kept.png, -removed.png, -candidate-N.png; for a comparison
-    -contrast.npy and .png; and last `vale.json`, which `record` joins."""
+    -mask.png (at the image's size), -region.png, -kept.png, -removed.png, -candidate-N.png, -control.png; for a
+    comparison -contrast.npy and .png; and last `vale.json`, which `record` joins."""
     write_atomic(folder / "picture.png", encode_png(as_picture(explanation.picture)))
     stems = _stems(explanation)
     for finding, stem in zip(explanation.findings, stems, strict=True):
@@ -80,6 +80,9 @@ def _write_region(explanation: ValeExplanation, finding: Finding, folder: Path, 
     for number, candidate in enumerate(finding.candidates):
         view = as_picture(outlined(explanation.picture, candidate.mask.cpu()))
         write_atomic(folder / f"{stem}-candidate-{number}.png", encode_png(view))
+    if finding.control is not None:
+        view = as_picture(outlined(explanation.picture, finding.control.mask.cpu()))
+        write_atomic(folder / f"{stem}-control.png", encode_png(view))
     if finding.mask is None:
         return
     mask = finding.mask.cpu()
@@ -115,6 +118,7 @@ def _as_json(finding: Finding, stem: str) -> dict[str, Any]:
         "prompts": _prompts(finding.prompts),
         "candidates": [_candidate(candidate) for candidate in finding.candidates],
         "chosen": finding.chosen,
+        "control": None if finding.control is None else _candidate(finding.control),
         "seconds": finding.seconds,
     }
 

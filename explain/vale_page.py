@@ -59,6 +59,11 @@ def _panels(finding: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{stem}-contrast.png", f"for {facts['label']} (red) rather than {facts['why_not']} (blue)"
     for number, one in enumerate(finding["candidates"]):
         yield f"{stem}-candidate-{number}.png", _of_candidate(one, number == finding["chosen"])
+    if finding["control"]:
+        yield (
+            f"{stem}-control.png",
+            f"no segmenter, the evidence above half: {_of_candidate(finding['control'], False)}",
+        )
     for one in facts["verifications"][:1]:
         hidden = HIDDEN[one["fill"]]
         yield f"{stem}-kept.png", f"the region alone, the rest {hidden}: {one['keep']:.1%}"

@@ -119,6 +119,8 @@ def test_a_mask_that_is_not_the_evidence_is_no_region() -> None:
     talker = Talker()
     [finding] = vale(segmenter=Everything(), describer=talker).explain(blocks(1)[0][0]).findings
     assert finding.mask is None
+    assert finding.control is not None
+    assert finding.control.evidence > 0.5  # the evidence itself would have done better
     assert finding.facts.region is None
     assert any("no segment matches" in warning for warning in finding.facts.warnings)
     assert talker.told == []
@@ -129,6 +131,7 @@ def test_a_flat_picture_has_no_region() -> None:
     [finding] = replace(vale(), classifier=flat).explain(torch.full((3, HEIGHT, WIDTH), 99, dtype=torch.uint8)).findings
     assert finding.prompts is None
     assert finding.candidates == ()
+    assert finding.control is None
     assert any("no part of the picture speaks for class" in warning for warning in finding.facts.warnings)
     assert any("not certain" in warning for warning in finding.facts.warnings)
 
