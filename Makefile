@@ -15,7 +15,7 @@ quickstart: $(INSTALLED)
 	$(WORKBENCH) quickstart
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --jaxtyping-packages=workbench,gen,explain,distill,shape_measures,shape_network,shape_objects,pixel_arms,pixel_table,inpaint_toy,inpaint_measures,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --jaxtyping-packages=workbench,gen,explain,distill,augment_synth,shape_measures,shape_network,shape_objects,pixel_arms,pixel_table,inpaint_toy,inpaint_measures,beartype.beartype
 
 check: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .

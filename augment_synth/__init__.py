@@ -1,1 +1,1 @@
-"""Makes a training set robust. This stage is not written yet."""
+"""Makes a training set robust."""

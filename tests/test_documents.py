@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ui.app_config import AppConfig
 from ui.cli import main
 from workbench import feature_network
+from workbench.command import parse
 from workbench.feature_training import FeatureSettings
 from workbench.records import DatasetWriter
 from workbench.scenes import shapes
@@ -37,6 +39,7 @@ BRIEF = {  # options that make a documented command short; where one is given tw
     "segment train": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --validation-images 2 --device cpu",
     "train ttame": "--max-train-steps 1 --train-batch-size 2 --max-images 8 --device cpu",
     "datasheet": "--device cpu",
+    "debias": "--max-train-steps 1 --train-batch-size 2 --width 4 --pointer-steps 2 --device cpu",
     "distill": "--resolution 16 --images-per-class 1 --width 4 --num-experts 1 --max-train-steps 1 --num-networks 1 "
     "--evaluation-epochs 1 --device cpu",
 }
@@ -106,6 +109,8 @@ def test_documented_commands_run(page: Path, place: Path) -> None:
         words = words_for_workbench(line)
         if words is None:
             check_other_program(line)
+        elif words[0] == "ui":
+            parse(AppConfig, words[1:], "workbench ui")  # it would serve until it is stopped
         elif words[0] not in ("doctor", "env"):  # slow, and run by their own tests
             run(words)
 

@@ -18,10 +18,12 @@ COMMANDS = {
     "explain": ("ui.explain:explain", "show what a classifier looks at, and measure the maps"),
     "caption": ("ui.caption:caption", "train a small captioner of your own pictures"),
     "segment": ("ui.segment:segment", "train a small network that cuts out what you point at"),
+    "debias": ("ui.debias:main", "find what a classifier wrongly relies on, and train it away"),
     "distill": ("ui.distill:main", "distil a data set to a few images of each class"),
     "datasheet": ("ui.datasheet:datasheet", "measure a data set against real images"),
     "verify": ("ui.records:verify", "check a data set's files, counts and labels"),
     "export": ("ui.records:export", "convert a data set: folder, parquet, WebDataset"),
+    "ui": ("ui.serve:main", "all of this in a browser"),
     "doctor": ("ui.doctor:doctor", "find what is wrong with this installation"),
     "env": ("ui.doctor:env", "what a bug report should say about this machine"),
 }

@@ -108,11 +108,11 @@ def explain(arguments: Sequence[str] | None = None, program: str = "workbench ex
         print(f"Done. Open the report: {explain_all(config)}")
 
 
-def explain_all(config: ExplainConfig) -> Path:
+def explain_all(config: ExplainConfig, classifier: PixelClassifier | None = None) -> Path:
     """Explain all pictures that are not explained yet, and write the page; returns its path.
 
-    Raises UserError for settings that cannot work, pictures or a classifier that cannot be had, and an output folder
-    that holds something else.
+    `classifier` is `config.classifier` where that is open already. Raises UserError for settings that cannot work,
+    pictures or a classifier that cannot be had, and an output folder that holds something else.
     """
     config.check()
     from explain.saliency import check_methods
@@ -131,7 +131,7 @@ def explain_all(config: ExplainConfig) -> Path:
     from workbench.progress import progress
 
     device = choose_device(config.device)
-    classifier = load_classifier(config.classifier, device)
+    classifier = classifier or load_classifier(config.classifier, device)
     vale = None
     if left and VALE in words(config.method):
         vale = open_vale(config, classifier, str(device), config.seed)

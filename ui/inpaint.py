@@ -19,6 +19,7 @@ from workbench.errors import UserError
 if TYPE_CHECKING:
     from gen.inpaint.baselines import Inpainter
     from gen.inpaint.completion import Completions
+    from gen.inpaint.sampler import OnRow
 
 RESULT = "variants.json"
 DIVERSE = ("num_candidates", "temperature", "top_p", "mode", "like", "keep")  # what only our own pipeline knows
@@ -87,11 +88,12 @@ def inpaint(arguments: Sequence[str] | None = None, program: str = "workbench in
         print(f"Done. The completions are in {config.output}")
 
 
-def fill(config: InpaintCommandConfig) -> None:
+def fill(config: InpaintCommandConfig, inpainter: Inpainter | None = None, on_row: OnRow | None = None) -> None:
     """Fill all pictures that are not filled yet.
 
-    Raises UserError for settings that cannot work, a picture or mask that is missing or cannot be used, and an output
-    folder that holds something else.
+    `inpainter` is `config.pipeline` where that is open already; `on_row` is told of each row that a diverse one has
+    drawn, and may raise to stop. Raises UserError for settings that cannot work, a picture or mask that is missing or
+    cannot be used, and an output folder that holds something else.
     """
     jobs = plan(config)
     settings = {key: value for key, value in to_mapping(config).items() if key not in FREE}
@@ -105,10 +107,10 @@ def fill(config: InpaintCommandConfig) -> None:
     from workbench.files import user_errors_for_disk
     from workbench.progress import progress
 
-    inpainter = open_inpainter(config.pipeline, str(choose_device(config.device)))
+    inpainter = inpainter or open_inpainter(config.pipeline, str(choose_device(config.device)))
     if isinstance(inpainter, DiffusionPipeline):
         inpainter.set_progress_bar_config(disable=len(left) > 1 or not sys.stderr.isatty())
-    options = _options(config, inpainter)
+    options = _options(config, inpainter, on_row)
     with (
         user_errors_for_disk(config.output),
         progress(len(left), "filling", disable=len(jobs) == 1, unit="picture") as bar,
@@ -161,12 +163,13 @@ def _finished(job: Job, settings: dict[str, Any], config: InpaintCommandConfig) 
     return not config.overwrite
 
 
-def _options(config: InpaintCommandConfig, inpainter: Inpainter) -> dict[str, Any]:
+def _options(config: InpaintCommandConfig, inpainter: Inpainter, on_row: OnRow | None) -> dict[str, Any]:
     """What the inpainter is called with. Raises UserError for what it does not know."""
     shared = ("num_variants", "seed", "invert_mask", "max_image_pixels")
     options = {name: getattr(config, name) for name in shared}
     if type(inpainter).__name__ == "DiverseInpaintPipeline":
-        return options | {name: getattr(config, name) for name in DIVERSE} | {"like": _liked(config)}
+        told = {name: getattr(config, name) for name in DIVERSE}
+        return options | told | {"like": _liked(config), "on_row": on_row}
     defaults = {f.name: f.default for f in fields(config)}
     for name in DIVERSE:
         if getattr(config, name) != defaults[name]:

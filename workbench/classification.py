@@ -37,22 +37,7 @@ class ClassifierRecipe(Recipe):
         self.train_data, self.test_data = training_and_test(config)
         self.images, self.labels = _pixels(self.train_data), self.train_data.labels
         self.num_examples, self.notes = len(self.labels), self.train_data.notes
-        self.model = self._classifier()
-
-    def _classifier(self) -> PixelClassifier:
-        config, data = self.config, self.train_data
-        network = build_classifier(
-            config.network,
-            len(data.label_names),
-            data.channels,
-            config.size,
-            seed=seeds.generator(config.seed, INITIAL).initial_seed(),
-            **({"width": config.width} if config.network == "convnet" else {}),
-        )
-        sample = self.images[:: len(self.images) // 5000 + 1].float() / 255  # of all classes, in whatever order
-        std = sample.std((0, 2, 3)).clamp(min=1e-3).tolist()
-        mean = sample.mean((0, 2, 3)).tolist()
-        return PixelClassifier.wrap(network, mean=mean, std=std, class_names=data.label_names, size=config.size)
+        self.model = fresh_classifier(config, self.images, self.train_data.label_names)
 
     def to(self, device: torch.device) -> None:
         """Keep the uint8 images beside the model."""
@@ -60,10 +45,7 @@ class ClassifierRecipe(Recipe):
 
     def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         """Shifts and flips of one global batch."""
-        device, reach = generator.device, self.config.random_shift
-        shift = torch.randint(-reach, reach + 1, (batch_size, 2), generator=generator, device=device)
-        flip = torch.rand(batch_size, generator=generator, device=device) < 0.5
-        return {"shift": shift, "flip": flip & self.config.random_flip}
+        return drawn_movement(self.config, batch_size, generator)
 
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
         """Cross-entropy, and accuracy on the training batch."""
@@ -85,6 +67,32 @@ class ClassifierRecipe(Recipe):
         figures = evaluate(model, self.test_data)
         folder.rmdir()  # save_classifier makes its own
         save_classifier(model, folder, {**record, "test": figures})
+
+
+def fresh_classifier(
+    config: ClassifyTrainConfig, images: UInt8[Tensor, "n c h w"], label_names: Sequence[str], **options: Any
+) -> PixelClassifier:
+    """An untrained network that normalises pixels as these images ask for; `options` are those of a convnet."""
+    network = build_classifier(
+        config.network,
+        len(label_names),
+        images.shape[1],
+        config.size,
+        seed=seeds.generator(config.seed, INITIAL).initial_seed(),
+        **({"width": config.width, **options} if config.network == "convnet" else {}),
+    )
+    sample = images[:: len(images) // 5000 + 1].float() / 255  # of all classes, in whatever order
+    std = sample.std((0, 2, 3)).clamp(min=1e-3).tolist()
+    mean = sample.mean((0, 2, 3)).tolist()
+    return PixelClassifier.wrap(network, mean=mean, std=std, class_names=label_names, size=config.size)
+
+
+def drawn_movement(config: ClassifyTrainConfig, batch_size: int, generator: torch.Generator) -> Draws:
+    """For `moved`: a shift of each image, and whether it is mirrored."""
+    device, reach = generator.device, config.random_shift
+    shift = torch.randint(-reach, reach + 1, (batch_size, 2), generator=generator, device=device)
+    flip = torch.rand(batch_size, generator=generator, device=device) < 0.5
+    return {"shift": shift, "flip": flip & config.random_flip}
 
 
 def training_and_test(config: ClassifyTrainConfig) -> tuple[LabelledImages, LabelledImages]:

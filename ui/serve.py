@@ -1,0 +1,16 @@
+"""`workbench ui`: serves the browser app until Ctrl-C."""
+
+from collections.abc import Sequence
+
+from ui.app_config import AppConfig
+from workbench.command import parse, polite
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "workbench ui") -> None:
+    """Read the settings and serve; exits with 2 after a mistake."""
+    with polite():
+        config: AppConfig = parse(AppConfig, arguments, program)
+        config.check()
+        from ui.app import build_app, launch
+
+        launch(build_app(config), config, wait=True)

@@ -1,0 +1,220 @@
+"""Inpaint: several completions of a picture's hole, painted by hand or uploaded, all else as it was to the bit."""
+
+import json
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from ui.app_config import AppConfig
+from ui.inpaint import RESULT, InpaintCommandConfig, fill
+from ui.jobs import Report, follow, sentence
+from ui.results import where, zipped
+from ui.shelf import Shelf, pick
+from ui.uploads import hole_of, picture_input, read_upload
+from workbench.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+VIEW = 640  # pixels of the longer side, where the mask is painted
+NO_MODEL = (
+    "There is no trained inpainter in the served folder: `workbench train inpaint` makes one. Until then the classical "
+    "telea fills holes smoothly, in one way."
+)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Completions on disk."""
+
+    folder: Path
+    variants: list[tuple[str, str]]
+    structures: list[tuple[str, str]]
+    notes: list[str]
+
+
+def fill_upload(
+    config: InpaintCommandConfig, upload: str | None, editor: dict[str, Any] | None, mask: str | None, report: Report
+) -> Filled:
+    """Fill what is painted, or white in the uploaded mask; nothing is left of what is stopped.
+
+    Raises UserError for a picture or mask that cannot be used, and as `fill` does.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from ui.models import inpainter
+
+    picture = read_upload(upload, config.max_image_pixels)
+    hole = hole_of(editor, mask, picture.size, config.max_image_pixels)
+    opened = inpainter(config.pipeline, config.device)
+    rows = 0
+
+    def on_row(row: int, ids: Any) -> None:
+        nonlocal rows
+        rows += 1
+        report(rows / (rows + 8), f"row {rows} of the structures")
+
+    with TemporaryDirectory() as folder:
+        config.image, config.mask = Path(folder) / "picture", Path(folder) / "mask.png"
+        shutil.copyfile(str(upload), config.image)  # the file itself: no name from outside, no pixel changed
+        Image.fromarray(hole.astype(np.uint8) * 255).save(config.mask)
+        fill(config, opened, on_row)
+    return shown(config.output)
+
+
+def shown(folder: Path) -> Filled:
+    """What a folder of completions holds."""
+    record = json.loads((folder / RESULT).read_text())
+    variants, structures = [], []
+    for number, one in enumerate(record["variants"]):
+        likely = f", {one['log_likelihood']:.2f} nats a token" if "log_likelihood" in one else ""
+        variants.append((str(folder / one["file"]), f"variant {number}, seed {one['seed']}{likely}"))
+        if "structure" in one:
+            structures.append((str(folder / one["structure"]), f"structure of variant {number}"))
+    return Filled(folder, variants, structures, record["notes"])
+
+
+def view_of(upload: str | None, max_pixels: int) -> "Image":
+    """The picture at the size it is painted on: enlarged in squares or brought down, at its aspect."""
+    import numpy as np
+    from PIL import Image
+
+    from gen.inpaint.pictures import as_image
+
+    pixels = read_upload(upload, max_pixels).pixels
+    image = as_image(pixels if pixels.dtype == np.uint8 else (pixels // 257).astype(np.uint8)).convert("RGB")
+    scale = VIEW / max(image.size)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+
+
+def completions(shelf: Shelf) -> dict[str, str]:
+    """Earlier completions, which can be asked for more like them."""
+    return {path.parent.name: str(path) for path in sorted((shelf.root / "app").glob(f"*/{RESULT}"))}
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def build(shelf: Shelf, config: AppConfig) -> None:
+    """Lay the tab out."""
+    names = list(shelf.inpainters())
+    if names in ([], ["telea"]):
+        gr.Markdown(NO_MODEL)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            picture = picture_input("Picture", height=200, elem_id="inpaint-picture")
+            editor = gr.ImageEditor(
+                label="Paint over what is to be filled", type="pil", sources=(), transforms=(), layers=False,
+                format="png", canvas_size=(VIEW, VIEW), height=420, elem_id="inpaint-editor",
+                brush=gr.Brush(default_size=32, colors=["#e5383b"], color_mode="fixed"),
+            )  # fmt: skip
+            with gr.Accordion("Or upload a mask (no mouse needed)", open=False):
+                mask = picture_input("Mask: white is what to fill, at the picture's size", height=160)
+            pipeline = gr.Dropdown(names, value=names[0] if names else None, label="Model", allow_custom_value=True)
+            count = gr.Slider(1, min(24, config.max_images), 6, step=1, label="Variants")
+            seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Variant k is drawn from seed + k.")
+            with gr.Accordion("More settings", open=False):
+                temperature = gr.Slider(0.1, 1.5, 1.0, label="Temperature", info="Less is likelier and less varied.")
+                keep = gr.Slider(0.0, 1.0, 0.5, label="More like this: share of the structure to keep, from the top")
+            with gr.Row():
+                start = gr.Button("Fill", variant="primary")
+                more = gr.Button("More like the chosen one")
+                stop = gr.Button("Stop")
+        with gr.Column(scale=3, min_width=280):
+            gallery = gr.Gallery(
+                label="Variants", columns=3, object_fit="contain", height=360, format="png", elem_classes="pixels",
+                elem_id="filled",
+            )  # fmt: skip
+            structures = gr.Gallery(
+                label="Structures they were painted over", columns=6, object_fit="contain", height=130, format="png",
+                elem_classes="pixels",
+            )  # fmt: skip
+            slider = gr.ImageSlider(label="Before and after: click a variant", elem_classes="pixels", format="png")
+            summary = gr.Markdown("Every pixel outside the hole stays as it is.")
+            download = gr.DownloadButton("Download all variants", visible=False)
+    result, chosen = gr.Textbox(visible=False, label="Result"), gr.Number(0, visible=False, precision=0, label="Chosen")
+    fields = [picture, editor, mask, pipeline, count, seed, temperature, keep]
+    outputs = [gallery, structures, summary, download, result]
+    _connect(shelf, config, fields, [result, chosen], (start, more, stop), outputs)
+    _connect_views(shelf, config, picture, editor, gallery, result, chosen, slider)
+
+
+def _connect(
+    shelf: Shelf, config: AppConfig, fields: list[Any], like: list[Any], buttons: tuple[Any, ...], outputs: list[Any]
+) -> None:
+    def inpaint(
+        picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int = 6, seed: int = 0,
+        temperature: float = 1.0, keep: float = 0.5, like: str | None = None, like_variant: int = 0,
+        progress: gr.Progress = gr.Progress(),
+    ) -> Generator[Any, None, None]:  # fmt: skip
+        """Fill the hole in several ways; returns variants, structures, where they are kept, a zip, and their name.
+
+        `like` is the name of an earlier result of this picture and mask, of which more like `like_variant` are wanted.
+        """
+
+        def work(report: Report) -> Filled:
+            if num_variants > config.max_images:
+                raise UserError(f"{num_variants} variants are too many for one click; ask for {config.max_images}")
+            asked = InpaintCommandConfig(
+                image=Path(), mask=Path(), output=shelf.new_result("filled"), num_variants=int(num_variants),
+                pipeline=pick(shelf.inpainters, pipeline, "inpainter"), temperature=temperature, keep=keep,
+                like=Path(pick(lambda: completions(shelf), like, "earlier result")) if like else None,
+                like_variant=int(like_variant), seed=int(seed), max_image_pixels=config.max_image_pixels,
+                device=config.device,
+            )  # fmt: skip
+            return fill_upload(asked, picture, editor, mask, report)
+
+        made = yield from follow(work, progress)
+        text = where(shelf, made.folder, " ".join([f"{len(made.variants)} variants.", *map(_as_sentence, made.notes)]))
+        download = gr.update(value=zipped(made.folder), visible=True)
+        yield made.variants, made.structures, text, download, made.folder.name
+
+    def more_like_this(
+        picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int, seed: int, temperature: float,
+        keep: float, like: str, like_variant: int, progress: gr.Progress = gr.Progress(),
+    ) -> Generator[Any, None, None]:  # fmt: skip
+        """As inpaint, like a variant of an earlier result, from the seeds after this one's."""
+        if not like:
+            raise gr.Error("there is no variant yet; fill the hole first, then click one", print_exception=False)
+        seed += num_variants
+        yield from inpaint(
+            picture, editor, mask, pipeline, num_variants, seed, temperature, keep, like, like_variant, progress
+        )
+
+    start, more, stop = buttons
+    shared: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": outputs[0]}
+    fresh, none = gr.Textbox("", visible=False, label="Like"), gr.Number(0, visible=False, label="Like variant")
+    first = start.click(inpaint, [*fields, fresh, none], outputs, api_name="inpaint", **shared)
+    second = more.click(more_like_this, [*fields, *like], outputs, api_name="more_like_this", **shared)
+    stopped = "Stopped: nothing is kept."
+    stop.click(lambda: stopped, None, outputs[2], cancels=[first, second], api_visibility="private")
+
+
+def _connect_views(
+    shelf: Shelf, config: AppConfig, picture: Any, editor: Any, gallery: Any, result: Any, chosen: Any, slider: Any
+) -> None:
+    def paper(path: str | None) -> Any:
+        if not path:
+            return None
+        view = sentence(lambda: view_of(path, config.max_image_pixels))
+        return {"background": view, "layers": [], "composite": None}
+
+    def compare(path: str | None, name: str, event: gr.SelectData) -> Any:
+        folder = Path(sentence(lambda: pick(lambda: completions(shelf), name, "result"))).parent
+        after = str(folder / f"variant-{int(event.index):02d}.png")
+        views = sentence(lambda: [view_of(one, config.max_image_pixels) for one in (path, after)])
+        return tuple(views), event.index
+
+    picture.change(paper, picture, editor, api_visibility="private")
+    gallery.select(compare, [picture, result], [slider, chosen], api_visibility="private")
+
+
+def _as_sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."

@@ -1,0 +1,138 @@
+"""Runs: the curves of a training run as it goes on, its pictures, and a stop and a resumption."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from ui import processes
+from ui.app_config import AppConfig
+from ui.jobs import sentence
+from ui.results import opened
+from ui.shelf import Shelf, pick
+from workbench.errors import UserError
+from workbench.line_chart import Point, line_chart
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SECONDS = 2.0  # between two looks
+SHOWN = ("loss", "grad_norm", "images_per_second")  # first, where a run has them
+CHARTS = 6
+SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run as the page shows it."""
+
+    text: str
+    charts: str
+    samples: "list[tuple[Image, str]]"
+    log: str
+
+
+def look(folder: Path, name: str) -> Look:
+    """The newest of a run's folder. Raises UserError where its figures cannot be read."""
+    try:
+        rows = read_rows(folder / "metrics.jsonl")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}); choose another run") from error
+    started = processes.find(name)
+    state = "finished" if (folder / "finished.json").exists() else "not finished"
+    state = "running here" if started is not None and started.runs else state
+    step = rows[-1]["step"] if rows else 0
+    samples = sorted((folder / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)[-SAMPLES:]
+    return Look(
+        f"**{name}**: {state}, step {step:,}.", charts_of(rows), [(opened(path), path.stem) for path in samples[::-1]],
+        started.tail if started is not None else "",
+    )  # fmt: skip
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl."""
+    from workbench.metrics_log import read_metrics
+
+    return [row for row in read_metrics(path) if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
+def charts_of(rows: list[dict[str, Any]]) -> str:
+    """A chart for each figure, the loss first, as HTML; names are escaped."""
+    series: dict[str, list[Point]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key != "step" and isinstance(value, int | float):
+                series.setdefault(key, []).append((row["step"], value))
+    order = sorted(series, key=lambda key: (SHOWN.index(key) if key in SHOWN else len(SHOWN), key))[:CHARTS]
+    charts = "".join(f"<figure>{line_chart({key: series[key]}, 'step', key)}</figure>" for key in order)
+    return f'<div class="charts">{charts or "<p>No figures yet.</p>"}</div>'
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def build(shelf: Shelf, config: AppConfig) -> None:
+    """Lay the tab out."""
+    names = list(shelf.runs())
+    with gr.Row():
+        name = gr.Dropdown(names, value=names[0] if names else None, label="Run", allow_custom_value=True, scale=3)
+        refresh = gr.Button("Look again for runs", min_width=120)
+        live = gr.Checkbox(False, label="Live", info=f"Look every {SECONDS:g} seconds.", min_width=120)
+    with gr.Row():
+        show = gr.Button("Show", variant="primary")
+        stop = gr.Button("Stop it")
+        resume = gr.Button("Resume it")
+    summary = gr.Markdown("Runs of `workbench train` below the served folder." if names else NONE)
+    charts = gr.HTML(label="Curves", elem_id="curves")
+    samples = gr.Gallery(label="Newest validation pictures", columns=3, object_fit="contain", height=300, format="png",
+                         elem_classes="pixels")  # fmt: skip
+    log = gr.Textbox(label="What it says", lines=6, max_lines=6, visible=True, autoscroll=True)
+    timer = gr.Timer(SECONDS, active=False)
+    outputs = [summary, charts, samples, log]
+    if names:
+        gr.Examples([[one] for one in names[:3]], [name], label="Newest runs")
+    shown = _show(shelf)
+    show.click(shown, name, outputs, api_name="show_run")
+    timer.tick(shown, name, outputs, api_visibility="private", show_progress="hidden")
+    live.change(lambda on: gr.Timer(active=on), live, timer, api_visibility="private")
+    refresh.click(lambda: gr.update(choices=list(shelf.runs())), None, name, api_visibility="private")
+    stop.click(_stop(shelf), name, summary, api_name="stop_run")
+    resume.click(_resume(shelf), name, summary, api_name="resume_run")
+
+
+NONE = "There is no training run in the served folder yet: `workbench train` makes one."
+
+
+def _show(shelf: Shelf) -> Any:
+    def show_run(run: str) -> tuple[Any, ...]:
+        """A run's state, curves, newest pictures and output."""
+        found = sentence(lambda: look(Path(pick(shelf.runs, run, "run")), run))
+        return found.text, found.charts, found.samples, found.log
+
+    return show_run
+
+
+def _stop(shelf: Shelf) -> Any:
+    def stop_run(run: str) -> str:
+        """Ask a run that was started here to save and end."""
+        sentence(lambda: pick(shelf.runs, run, "run"))
+        sentence(lambda: processes.stop(run))
+        return f"**{run}** saves and ends."
+
+    return stop_run
+
+
+def _resume(shelf: Shelf) -> Any:
+    def resume_run(run: str) -> str:
+        """Go on with a run from its newest checkpoint, by its own config.yaml."""
+
+        def begin() -> None:
+            folder = Path(pick(shelf.runs, run, "run"))
+            log = folder.with_name(f"{folder.name}.log")
+            processes.start(run, ["run", str(folder / "config.yaml")], log)
+
+        sentence(begin)
+        return f"**{run}** goes on; tick Live to watch it."
+
+    return resume_run
