@@ -50,7 +50,7 @@ def test_largest_free_rectangle(height: int, width: int, seed: int) -> None:
 
 def test_mirroring() -> None:
     texture = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3).expand(3, -1, -1)
-    whole = mirrored(texture, (4, 6), (0, 0))[0]
+    whole = mirrored(texture, (4, 6), (0.0, 0.0))[0]
     assert whole.tolist()[0] == [0, 1, 2, 2, 1, 0]
     assert torch.equal(whole, whole.flip(0))
 

@@ -150,11 +150,16 @@ def test_bombs_and_what_is_no_picture_are_sentences(client: Client, tmp_path: Pa
         assert sentence in refusal(client, *words, api_name="/explain")
 
 
-def test_no_path_of_the_server_is_opened(client: Client, place: Path, address: str) -> None:
+def test_no_path_of_the_server_is_opened(place: Path, address: str) -> None:
     secret = place / "secret.png"
     Image.new("L", (8, 8)).save(secret)
-    given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    assert refusal(client, given, "classifier", ["gradcam"], "top1", 50, 0.2, api_name="/explain")
+    given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}  # what a client that uploads nothing can send
+    calls = f"{address.rstrip('/')}/gradio_api/call/explain"
+    words = [given, "classifier", ["gradcam"], "top1", 50, 0.2]
+    before = len(list((place / "app").glob("explained-*")))
+    event = httpx.post(calls, json={"data": words}, timeout=60).json()["event_id"]
+    assert "event: error" in httpx.get(f"{calls}/{event}", timeout=60).text
+    assert len(list((place / "app").glob("explained-*"))) == before
     for path in (secret, "/etc/passwd", place / "app" / ".." / "secret.png"):
         assert httpx.get(f"{address.rstrip('/')}/gradio_api/file={path}").status_code in (403, 404)
     for name in ("../../secret.png", "%2e%2e/%2e%2e/secret.png"):

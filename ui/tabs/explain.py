@@ -176,7 +176,7 @@ def _connect(shelf: Shelf, config: AppConfig, fields: list[Any], start: Any, sto
         def work(report: Report) -> Explained:
             asked = ExplainConfig(
                 image="", classifier=pick(shelf.classifiers, classifier, "classifier"), num_masks=int(num_masks),
-                output=shelf.new_result("explained"), method=",".join(methods), target=target, keep=keep,
+                output=shelf.new_result("explained"), method=",".join(methods), target=target, keep=float(keep),
                 max_image_pixels=config.max_image_pixels, device=config.device,
             )  # fmt: skip
             return explain_upload(asked, picture, report)

@@ -35,7 +35,8 @@ def request(
     """The settings of `workbench sample` that the page's fields are."""
     return SampleConfig(
         pipeline=folder, output=output, num_images=int(num_images), size=sizes.replace(",", " ").split(),
-        label=list(labels), num_inference_steps=None if steps is None else int(steps), guidance_scale=guidance,
+        label=list(labels), num_inference_steps=None if steps is None else int(steps),
+        guidance_scale=None if guidance is None else float(guidance),
         position_mode=None if positions == OWN else positions, seed=int(seed), batch_size=BATCH, device=device,
     )  # fmt: skip
 

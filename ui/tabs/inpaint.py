@@ -164,7 +164,8 @@ def _connect(
                 raise UserError(f"{num_variants} variants are too many for one click; ask for {config.max_images}")
             asked = InpaintCommandConfig(
                 image=Path(), mask=Path(), output=shelf.new_result("filled"), num_variants=int(num_variants),
-                pipeline=pick(shelf.inpainters, pipeline, "inpainter"), temperature=temperature, keep=keep,
+                pipeline=pick(shelf.inpainters, pipeline, "inpainter"),
+                temperature=float(temperature), keep=float(keep),
                 like=Path(pick(lambda: completions(shelf), like, "earlier result")) if like else None,
                 like_variant=int(like_variant), seed=int(seed), max_image_pixels=config.max_image_pixels,
                 device=config.device,
