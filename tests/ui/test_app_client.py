@@ -1,5 +1,6 @@
 """The app as a program sees it: each tab's main job through its named endpoint, and what it refuses."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,8 +92,11 @@ def test_a_cancel_stops_the_work_and_leaves_nothing(client: Client, place: Path)
     deadline = time.monotonic() + 60
     while not MODELS.locked() and time.monotonic() < deadline:
         time.sleep(0.05)
-    for job in reversed(jobs):  # the one that waits, then the one that works
-        job.cancel()
+    cancels = [threading.Thread(target=job.cancel) for job in jobs]
+    for cancel in cancels:
+        cancel.start()
+    for cancel in cancels:
+        cancel.join()
     while MODELS.locked() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not MODELS.locked()
