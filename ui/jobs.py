@@ -7,6 +7,7 @@ from html import escape
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from workbench.errors import UserError
 
@@ -61,17 +62,30 @@ def follow(
     """Let an event wait for `work`, at each heartbeat showing how far it is; `result = yield from follow(...)`.
 
     Gradio closes the event's generator when it is cancelled or its page is gone: then the work ends at its next report.
-    It knows the generator from its first value on, so the work begins after that.
+    It knows the generator from its first value on, so the work begins after that; a cancel that came before is seen by
+    nobody waiting any more.
     """
+    awaited = _whether_awaited()
     yield gr.skip()
     job = Job(work, turn)
     try:
         while not job.done.wait(HEARTBEAT):
+            if not awaited():
+                raise gr.Error("stopped", print_exception=False)
             progress(job.latest[0], desc=job.latest[1])
             yield gr.skip()
         return sentence(job.result)
     finally:
         job.stop.set()
+
+
+def _whether_awaited() -> Callable[[], bool]:
+    """Tells whether somebody still waits for the event that this is called in; always so outside of one."""
+    event, blocks = LocalContext.event_id.get(None), LocalContext.blocks.get(None)
+    if event is None or blocks is None:
+        return lambda: True
+    waiting = blocks._queue.pending_event_ids_session  # event numbers of each session
+    return lambda: any(event in events for events in list(waiting.values()))
 
 
 def sentence(work: Callable[[], Result]) -> Result:
