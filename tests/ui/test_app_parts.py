@@ -5,13 +5,16 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import pytest
 from app_places import CLASSES, write_data_set, write_distilled, write_run
+from gradio.context import LocalContext
 from PIL import Image
 
 from ui import processes
@@ -217,6 +220,38 @@ def test_closing_a_job_stops_its_work_and_frees_the_model() -> None:
     assert stopped.wait(5)
     assert outcome(waiting) == "second"
     assert not MODELS.locked()
+
+
+def in_event(monkeypatch: pytest.MonkeyPatch, number: str, waiting: dict[str, set[str]]) -> None:
+    """As if Gradio had called us for event `number`, with those events awaited."""
+    blocks = SimpleNamespace(_queue=SimpleNamespace(pending_event_ids_session=waiting))
+    for name, value in (("event_id", number), ("blocks", blocks)):
+        variable: ContextVar[Any] = ContextVar(name)
+        variable.set(value)
+        monkeypatch.setattr(LocalContext, name, variable)
+
+
+def test_work_that_nobody_waits_for_any_more_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = {"session": {"first", "other"}}
+    in_event(monkeypatch, "first", waiting)
+    stopped = threading.Event()
+
+    def endless(report: Any) -> None:
+        try:
+            while True:
+                report(0.5, "working")
+                time.sleep(0.01)
+        except Stopped:
+            stopped.set()
+            raise
+
+    job = follow(endless, quiet)  # type: ignore[arg-type]
+    for _ in range(3):
+        next(job)  # somebody waits
+    waiting["session"].remove("first")
+    with pytest.raises(gr.Error, match="stopped"):
+        outcome(job)
+    assert stopped.wait(5)
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
