@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import yaml
-
 from explain.caption_data import Captioned
 from explain.captioner import Caption, Captioner
 from workbench.files import write_atomic
+from workbench.markdown import code_block, training_section, yaml_block
 
 LIMITS = """\
 It knows the words and the kind of pictures that it learned from, and no others: of a photograph of anything else its
@@ -25,16 +24,10 @@ def write_card(folder: Path, captioner: Captioner, captions: list[Caption], trut
         "# A small captioner",
         f"Learned from {record['pictures']:,} pictures of `{record['data']}` at {height}x{width} pixels, in "
         f"{record['trained_steps']:,} steps. Opens with transformers' `VisionEncoderDecoderModel.from_pretrained`.",
-        _code(USE, "sh"),
-        "## Held-out pictures\n\n" + _code(yaml.safe_dump(record["held_out"], sort_keys=False).strip()),
+        code_block(USE, "sh"),
+        "## Held-out pictures\n\n" + yaml_block(record["held_out"]),
         "The first of them:\n\n| true | caption |\n| --- | --- |\n" + "\n".join(rows),
         "## Limits\n\n" + LIMITS,
-        "## Training\n\n" + _code(record["command"], "sh"),
-        "All settings:\n\n" + _code(yaml.safe_dump(dict(record["settings"]), sort_keys=False).strip()),
-        "Versions:\n\n" + _code(yaml.safe_dump(dict(record["versions"]), sort_keys=False).strip()),
+        training_section(record),
     ]
     write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _code(text: str, language: str = "yaml") -> str:
-    return f"```{language}\n{text}\n```"

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.files import write_atomic
+from workbench.markdown import code_block, training_section
 
 MEANING = """\
 From points and a box to three masks (whole, part, part of a part) and the IoU that the network expects of each. It is
@@ -28,19 +27,8 @@ def write_card(folder: Path, record: Mapping[str, Any]) -> None:
         f"Promptable segmentation, segment-anything's network made small (`{settings['resolution']}` pixels). Trained "
         f"on {record['images']:,} images of {record['data']} for {settings['max_train_steps']:,} steps of "
         f"{settings['global_batch_size']}, seed {settings['seed']}.",
-        _code(USE, "python"),
+        code_block(USE, "python"),
         "## What it does\n\n" + MEANING,
-        "## Training\n\n" + _code(record["command"], "sh"),
-        "All settings:\n\n" + _code(_yaml(settings)),
-        "Last figures of the run:\n\n" + _code(_yaml(record["figures"])),
-        "Versions:\n\n" + _code(_yaml(record["versions"])),
+        training_section(record),
     ]
     write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False).strip()
-
-
-def _code(text: str, language: str = "yaml") -> str:
-    return f"```{language}\n{text}\n```"

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from explain.layers import Layer
 from workbench.files import write_atomic
+from workbench.markdown import code_block, training_section
 
 MEANING = """\
 A map says which pixels, kept alone, let the classifier still see the class (a sufficiency map), under a prior for small
@@ -26,19 +25,8 @@ def write_card(folder: Path, layers: Sequence[Layer], record: Mapping[str, Any])
         f"Explains the classifier `{settings['classifier']}` (fingerprint {settings['classifier_fingerprint']}) from "
         f"its layers {', '.join(map(str, layers))}. Trained on {record['images']:,} images of {record['data']} for "
         f"{settings['max_train_steps']:,} steps of {settings['global_batch_size']}, seed {settings['seed']}.",
-        _code(USE, "sh"),
+        code_block(USE, "sh"),
         "## What a map means\n\n" + MEANING,
-        "## Training\n\n" + _code(record["command"], "sh"),
-        "All settings:\n\n" + _code(_yaml(settings)),
-        "Last figures of the run:\n\n" + _code(_yaml(record["figures"])),
-        "Versions:\n\n" + _code(_yaml(record["versions"])),
+        training_section(record),
     ]
     write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False).strip()
-
-
-def _code(text: str, language: str = "yaml") -> str:
-    return f"```{language}\n{text}\n```"

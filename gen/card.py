@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import yaml
 
 from workbench.files import write_atomic
+from workbench.markdown import code_block, training_section
 
 LIMITS = (
     "## Limits\n\nThe images show what the training data shows, with its biases and no more variety than it has. "
@@ -52,9 +53,7 @@ def write_card(
         trained or _trained(data, settings),
         "![Images generated at the end of training](samples.png)" if pictures else "",
         "## Use\n\n" + (use or _usage(data)),
-        "## Training\n\n" + _code(record["command"]) + "\n\nAll settings:\n\n" + _code(_yaml(settings), "yaml"),
-        "Last figures of the run:\n\n" + _code(_yaml(record["figures"]), "yaml"),
-        "Versions:\n\n" + _code(_yaml(record["versions"]), "yaml"),
+        training_section(record),
         "" if use else LIMITS,
     ]
     write_atomic(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
@@ -71,12 +70,4 @@ def _usage(data: LearnedFrom) -> str:
     names = ", ".join(data.label_names)
     call = 'import gen\n\npipe = gen.load("THIS_FOLDER")\n'
     call += f'images = pipe(["{data.label_names[0]}"] * 4).images' if names else "images = pipe(num_images=4).images"
-    return _code(call, "python") + (f"\n\nLabels: {names}." if names else "")
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False).strip()
-
-
-def _code(text: str, language: str = "sh") -> str:
-    return f"```{language}\n{text}\n```"
+    return code_block(call, "python") + (f"\n\nLabels: {names}." if names else "")
