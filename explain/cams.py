@@ -18,6 +18,7 @@ from explain.anatomy import choose_layers, dissect
 from explain.layers import Layer
 from explain.maps import Maps, stretched
 from explain.passes import counted
+from explain.probability import logits_in_parts
 from workbench.pixel_classifier import PixelClassifier
 from workbench.progress import progress
 
@@ -106,7 +107,8 @@ def scorecam(
             with tap.read() as outputs:
                 classifier(image)
             activations = tap.grid(outputs[0])[0]  # (k, h, w)
-            scores = [classifier(image * _as_masks(part, image))[:, chosen] for part in activations.split(batch_size)]
+            seen = (image * _as_masks(part, image) for part in activations.split(batch_size))
+            scores = [logits_in_parts(classifier, part)[:, chosen] for part in seen]
             raw.append(torch.einsum("kt,khw->thw", torch.cat(scores).softmax(0), activations))
             bar.update()
     return cost.maps(_enlarged(torch.cat(raw), images), targets, torch.cat(raw))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from explain.hiding import hiding
+from explain.probability import logits_in_parts
 from explain.shapley import Attribution, working_image
 from workbench.pixel_classifier import PixelClassifier
 
@@ -76,7 +77,7 @@ def cut_out_confidences(
     """The target's probability on what each mask shows, by one forward pass each."""
     seen = working_image(classifier, image)
     small = F.interpolate(masks[:, None].float(), seen.shape[1:], mode="area")[:, 0] >= 0.5
-    logits = classifier(hiding(seen, fill)(small))
+    logits = logits_in_parts(classifier, hiding(seen, fill)(small))
     return classifier.probabilities(logits.float())[:, target].tolist()
 
 

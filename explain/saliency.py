@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from explain.maps import Maps
+from explain.probability import logits_in_parts
 from explain.targets import Targets, resolve_targets
 from workbench.errors import UserError
 from workbench.pixel_classifier import PixelClassifier
@@ -118,8 +119,7 @@ def explain(
 
 @torch.no_grad()
 def _targets(targets: Targets, classifier: PixelClassifier, images: Float[Tensor, "b c h w"]) -> Int64[Tensor, "b t"]:
-    logits = torch.cat([classifier(part) for part in images.split(BATCH)])
-    return resolve_targets(targets, classifier, logits)
+    return resolve_targets(targets, classifier, logits_in_parts(classifier, images, BATCH))
 
 
 def ttame(

@@ -22,6 +22,7 @@ from explain.hiding import hiding
 from explain.maps import Maps
 from explain.owen import Coalition, OwenTree, grow, shown_pixels
 from explain.passes import counted
+from explain.probability import logits_in_parts
 from workbench.errors import UserError
 from workbench.pixel_classifier import PixelClassifier
 from workbench.progress import progress as progress_bar
@@ -29,8 +30,6 @@ from workbench.progress import progress as progress_bar
 Scale = Literal["probability", "log-odds"]
 METHOD = "partition-shap"
 KEPT_NUMBERS = 2**26  # of all classes' values, at most: 256 MB
-CPU_PIXELS = 200_000  # of a forward pass; measured: 4 images of 224 px are more than twice as fast as 48
-UNLIMITED = 2**31
 STAGE = 100  # evaluations between two looks at the top region
 TOP_SHARE, SAME_REGION, STAGES_ALIKE = 0.5, 0.8, 2
 
@@ -90,8 +89,7 @@ def attribute(
 
         def evaluate(chosen: Sequence[Coalition]) -> Float[np.ndarray, "n k"]:
             nonlocal done
-            parts = shown_pixels(chosen, size).split(_at_once(seen))
-            outputs = torch.cat([scores(classifier, _laid_out(hide(part)), scale) for part in parts])
+            outputs = scores(classifier, hide(shown_pixels(chosen, size)), scale)
             done += len(chosen)
             bar.update(len(chosen))
             if progress is not None:
@@ -107,7 +105,7 @@ def scores(
     classifier: PixelClassifier, images: Float[Tensor, "n c h w"], scale: Scale = "probability"
 ) -> Float[Tensor, "n k"]:
     """What is explained: probabilities, or their log-odds, in double precision. `UserError` where not finite."""
-    logits = classifier(images).cpu().double()
+    logits = logits_in_parts(classifier, images).cpu().double()
     if scale == "probability":
         found = classifier.probabilities(logits)
     elif classifier.multi_label:
@@ -118,16 +116,6 @@ def scores(
     if not found.isfinite().all():
         raise UserError("the classifier's outputs are not finite numbers; run it in float32, and check its weights")
     return found
-
-
-def _at_once(image: Float[Tensor, "c h w"]) -> int:
-    """Images of a forward pass: all on a GPU, as many as the caches hold on a CPU."""
-    return max(1, CPU_PIXELS // image[0].numel()) if image.device.type == "cpu" else UNLIMITED
-
-
-def _laid_out(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Colours beside each other, as a CPU convolves fastest."""
-    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
 
 
 def working_image(classifier: PixelClassifier, image: Float[Tensor, "c h w"]) -> Float[Tensor, "c _ _"]:

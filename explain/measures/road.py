@@ -13,6 +13,7 @@ from torch import Tensor
 
 from explain.maps import Maps
 from explain.measures.erasing import removal_order
+from explain.probability import logits_in_parts
 from workbench import seeds
 from workbench.pixel_classifier import PixelClassifier
 from workbench.progress import progress
@@ -55,13 +56,13 @@ def road(
     with progress(unchanged.numel(), "ROAD", unit="image") as bar:
         for rows in torch.arange(len(images)).split(batch_size):
             part = images[rows]
-            before = classifier(part).argmax(1)
+            before = logits_in_parts(classifier, part).argmax(1)
             for way, order in enumerate(orders):
                 for number, share in enumerate(shares):
                     removed = (order[rows] < round(share * order[0].numel()))[:, None]
                     shown = imputed(part, removed)
                     shown = torch.where(removed, shown + noise * _normal(shown, rows, number, seed), shown)
-                    unchanged[way, rows, number] = (classifier(shown).argmax(1) == before).float()
+                    unchanged[way, rows, number] = (logits_in_parts(classifier, shown).argmax(1) == before).float()
                     bar.update(len(rows))
     return Road(shares, unchanged[0], unchanged[1])
 
