@@ -4,6 +4,7 @@ Rother, Kolmogorov, Blake, "GrabCut", 2004; Grady, "Random Walks for Image Segme
 """
 
 import importlib.util
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class SmallImage(NamedTuple):
 
 
 class Classical:
-    """What the methods without weights have in common: the image is cut small, the mask enlarged."""
+    """What the methods without weights have in common."""
 
     classical = True
     trained = True  # there is nothing to train
@@ -44,18 +45,22 @@ class Classical:
         small = resize_images(image[None].cpu(), (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
         return SmallImage(np.ascontiguousarray(small[0].permute(1, 2, 0).numpy()), size)
 
+
+class Cutting(Classical, ABC):
+    """The image is cut small, the mask enlarged."""
+
     def masks(self, embedding: SmallImage, prompts: Prompts) -> tuple[Bool[Tensor, "1 h w"], Float[Tensor, " 1"]]:
         """One mask at the image's size, whose quality nobody predicts."""
         small = self.cut(embedding.pixels, _seeds(embedding, prompts))
         large = F.interpolate(torch.from_numpy(small)[None, None].float(), embedding.size, mode="nearest-exact")
         return large[0] > 0.5, torch.full((1,), torch.nan)
 
+    @abstractmethod
     def cut(self, pixels: UInt8[np.ndarray, "h w 3"], seeds: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         """The object's pixels, given what is sure and probable of each."""
-        raise NotImplementedError
 
 
-class GrabCut(Classical):
+class GrabCut(Cutting):
     """Mixtures of colours for object and background, and a cut along the edges."""
 
     name = "GrabCut (classical segmentation, no SAM weights)"
@@ -75,7 +80,7 @@ class GrabCut(Classical):
         return (labels == OBJECT) | (labels == PROBABLY_OBJECT)
 
 
-class RandomWalker(Classical):
+class RandomWalker(Cutting):
     """Which seed a random walk that shuns edges reaches first."""
 
     name = "random walker (classical segmentation, no SAM weights)"
