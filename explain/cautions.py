@@ -8,6 +8,7 @@ from explain.shapley import Attribution
 
 UNCERTAIN, UNLIKELY = 0.5, 0.01
 INEXACT = 0.01  # of the sum of a map
+UNSTABLE = 0.5  # IoU
 
 
 def cautions(
@@ -40,7 +41,9 @@ def _of_the_region(facts: Facts, candidates: Sequence[Candidate], chosen: int | 
     if chosen is None:
         reasons = ", ".join(dict.fromkeys(one.rejected for one in candidates if one.rejected))
         return [f"no segment matches the evidence, so none is shown{f' ({reasons})' if reasons else ''}"]
-    return [
+    unstable = facts.stability is not None and facts.stability < UNSTABLE
+    hangs = ["the region hangs on single points: with one less in the prompt another one is found"] if unstable else []
+    return hangs + [
         f"hiding this region ({HIDDEN[one.fill]}) changes no more than hiding regions of its shape elsewhere"
         for one in facts.verifications
         if one.remove >= one.control_remove

@@ -31,7 +31,7 @@ class SmallImage(NamedTuple):
     size: tuple[int, int]
 
 
-class Classical:
+class Classical(ABC):
     """What the methods without weights have in common."""
 
     classical = True
@@ -45,12 +45,16 @@ class Classical:
         small = resize_images(image[None].cpu(), (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
         return SmallImage(np.ascontiguousarray(small[0].permute(1, 2, 0).numpy()), size)
 
+    @abstractmethod
+    def masks(self, embedding: SmallImage, prompts: Prompts) -> tuple[Bool[Tensor, "1 h w"], Float[Tensor, " 1"]]:
+        """One mask at the image's size, whose quality nobody predicts."""
 
-class Cutting(Classical, ABC):
+
+class Cutting(Classical):
     """The image is cut small, the mask enlarged."""
 
     def masks(self, embedding: SmallImage, prompts: Prompts) -> tuple[Bool[Tensor, "1 h w"], Float[Tensor, " 1"]]:
-        """One mask at the image's size, whose quality nobody predicts."""
+        """Enlarged from that of the small image."""
         small = self.cut(embedding.pixels, _seeds(embedding, prompts))
         large = F.interpolate(torch.from_numpy(small)[None, None].float(), embedding.size, mode="nearest-exact")
         return large[0] > 0.5, torch.full((1,), torch.nan)

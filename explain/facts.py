@@ -60,6 +60,7 @@ class Facts:
     verifications: tuple[Verification, ...] = ()  # of the class explained
     why_not: str | None = None
     why_not_verifications: tuple[Verification, ...] = ()
+    stability: float | None = None  # IoU of the region with those of prompts of one point less; None of a single point
     warnings: tuple[str, ...] = ()
 
 
@@ -130,6 +131,7 @@ def sentences(facts: Facts) -> list[str]:
     return [
         _answer(facts),
         *(_region(facts, facts.region) if facts.region else ["No region of the picture is named."]),
+        *_stability(facts),
         *(_effect(one, facts.label) for one in facts.verifications),
         *_comparison(facts),
         f"With the whole picture {HIDDEN[facts.fill]}, {_of_scale(facts)} of {facts.label} is {_base(facts)}.",
@@ -175,6 +177,14 @@ def _region(facts: Facts, region: Region) -> list[str]:
         f"which is {region.area:.0%} of the picture.",
         f"The region is {shape}, its mean colour is {region.colour}, "
         f"and its edges are {edges} those of the rest of the picture.",
+    ]
+
+
+def _stability(facts: Facts) -> list[str]:
+    if facts.stability is None:
+        return []
+    return [
+        f"With one point less in its prompt the segmenter's region and this one overlap by {facts.stability:.0%} (IoU)."
     ]
 
 

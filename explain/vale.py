@@ -28,6 +28,7 @@ from explain.prompts import Prompts, evidence_region, prompts_of
 from explain.region_views import region_views
 from explain.segment import Segmenter
 from explain.shapley import Attribution, Scale, attribute
+from explain.stability import prompt_stability
 from explain.targets import Targets, resolve_targets
 from explain.verification import verify_region
 from workbench.errors import UserError
@@ -147,7 +148,7 @@ class Vale:
             control = None if prompts is None else self._control(seen, attribution)
         mask = None if chosen is None else candidates[chosen].mask.cpu()
         with stages.stage("verify"):
-            facts = self._facts(seen, attribution, mask)
+            facts = replace(self._facts(seen, attribution, mask), stability=self._stability(seen, prompts, mask))
             facts = replace(facts, warnings=cautions(facts, attribution, candidates, chosen))
         with stages.stage("describe"):
             described = () if mask is None else self.describer.describe(region_views(seen.picture, mask), facts)
@@ -198,6 +199,12 @@ class Vale:
         """The evidence itself as a mask."""
         mask = evidence_region(attribution.values)[None]
         return choose(self.classifier, seen.pixels, attribution, mask, torch.tensor([torch.nan]))[0][0]
+
+    def _stability(self, seen: "_Seen", prompts: Prompts | None, mask: Bool[Tensor, "h w"] | None) -> float | None:
+        """How far the region stays without a point."""
+        if prompts is None or mask is None:
+            return None
+        return prompt_stability(self.segmenter, seen.embedding.get(), prompts, mask)
 
     def _facts(self, seen: "_Seen", attribution: Attribution, mask: Bool[Tensor, "h w"] | None) -> Facts:
         """What is measured: by forward passes and from pixels."""

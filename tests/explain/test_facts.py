@@ -151,6 +151,11 @@ def test_sentences_say_what_was_measured() -> None:
     assert "No region" in warned[1]
 
 
+def test_the_overlap_with_one_point_less_is_told_where_there_are_points_to_leave_out() -> None:
+    assert not any("overlap" in sentence for sentence in sentences(facts()))
+    assert any("overlap by 42% (IoU)" in sentence for sentence in sentences(replace(facts(), stability=0.42)))
+
+
 def test_a_class_that_is_not_the_first_is_not_called_seen() -> None:
     other = replace(facts(), label="sock", probability=0.003)
     assert sentences(other)[0] == "The classifier sees ankle boot (93.1%); of sock its probability is 0.3%."
