@@ -16,8 +16,8 @@ class SegmentConfig(TrainingConfig):
     """
 
     data: str = "scenes"
-    """scenes:planted, scenes:shapes, scenes (both), or a folder whose metadata.jsonl names each image's mask
-    (`mask_file_name` or `mask`)."""
+    """scenes:planted, scenes:shapes, scenes (both), a folder whose metadata.jsonl names each image's mask
+    (`mask_file_name` or `mask`), or parquet files or a hub name with the masks' pictures in such a column."""
     max_images: int = 4000
     """Hold at most so many images in memory, chosen at random; of scenes, so many are drawn."""
     random_flip: bool = True

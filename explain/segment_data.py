@@ -20,7 +20,7 @@ from workbench.datasets import OpenSplit, available_splits, open_split
 from workbench.errors import UserError
 from workbench.fashion_mnist import LABEL_NAMES
 from workbench.image_decoding import outcome_of, pixel_limit, reason_of, tolerate
-from workbench.image_files import PixelForm, decode_image
+from workbench.image_files import Encoded, PixelForm, decode_image
 from workbench.image_sources import EncodedImages
 from workbench.pictures import resize_images
 from workbench.planted import planted
@@ -151,7 +151,7 @@ def _data_set(config: SegmentConfig, side: int) -> SegmentData:
 def _read(opened: OpenSplit, chosen: np.ndarray, config: SegmentConfig, side: int) -> Objects:
     """The images at these places of a split that have a mask. Raises UserError where more than 1 % are unreadable."""
     places = np.sort(chosen)
-    masks = _mask_files(opened, Path(config.data).expanduser(), config.data)
+    masks = _masks(opened, Path(config.data).expanduser(), config.data)
     source, positions = opened.source, opened.positions[places]
     assert isinstance(source, EncodedImages)  # others have no masks
     images, segments, failures = [], [], []
@@ -159,7 +159,7 @@ def _read(opened: OpenSplit, chosen: np.ndarray, config: SegmentConfig, side: in
     with pixel_limit(config.max_image_pixels), progress(len(places), "images", unit="image") as bar:
         for place, name, encoded in zip(places, source.file_names(positions), source.read(positions), strict=True):
             bar.update()
-            if (file := masks[place]) is None:
+            if (mask := masks[place]) is None:
                 continue
             outcome = outcome_of(decode, encoded, name)
             if isinstance(outcome, Exception):
@@ -167,19 +167,23 @@ def _read(opened: OpenSplit, chosen: np.ndarray, config: SegmentConfig, side: in
                 continue
             image = torch.tensor(outcome)
             images.append(framed_image(image, side))
-            segments.append(framed_mask(_mask(file, image, config.max_image_pixels), side))
+            segments.append(framed_mask(_mask(mask, name, image, config.max_image_pixels), side))
     tolerate(failures, len(places))
     if not images:
         return Objects.of(torch.zeros(0, 3, side, side, dtype=torch.uint8), torch.zeros(0, side, side).byte())
     return Objects.of(torch.stack(images), torch.stack(segments))
 
 
-def _mask_files(opened: OpenSplit, root: Path, name: str) -> list[Path | None]:
-    """The mask's file of each image of a split, None where it has none."""
+def _masks(opened: OpenSplit, root: Path, name: str) -> list[Encoded | None]:
+    """The mask of each image of a split, in a file or in its cell of a table; None where it has none."""
     source = opened.source
-    if not isinstance(source, EncodedImages) or not root.is_dir():
-        raise UserError(f"{name} has no masks: give a folder whose metadata.jsonl has mask_file_name, or scenes")
-    cells = _first_column(source, opened.positions, name)
+    if not isinstance(source, EncodedImages):
+        raise UserError(f"{name} has no masks: give a set with a column mask or mask_file_name, or scenes")
+    cells = [_content(cell) for cell in _first_column(source, opened.positions, name)]
+    if all(isinstance(cell, bytes | None) for cell in cells):
+        return cells  # type: ignore[return-value]
+    if not root.is_dir():
+        raise UserError(f"{name} only names its masks; put the pictures themselves into that column")
     files = source.file_names(opened.positions)
     told = source.column("file_name", opened.positions)
     return [_beside(root, file, str(own), cell) for file, own, cell in zip(files, told, cells, strict=True)]
@@ -197,6 +201,13 @@ def _first_column(source: EncodedImages, positions: np.ndarray, name: str) -> li
     )
 
 
+def _content(cell: object) -> object:
+    """Of a picture's cell in a table what it holds: the bytes, or where they are."""
+    if isinstance(cell, dict) and "bytes" in cell:
+        return cell["bytes"] or cell.get("path")
+    return cell or None
+
+
 def _beside(root: Path, file: str, told: str, cell: object) -> Path | None:
     """A mask is named as its image is: from the folder of the metadata file."""
     if not cell:
@@ -206,15 +217,15 @@ def _beside(root: Path, file: str, told: str, cell: object) -> Path | None:
     return root / file.removesuffix(told) / cell
 
 
-def _mask(file: Path, image: UInt8[Tensor, "3 h w"], max_pixels: int) -> Bool[Tensor, "h w"]:
+def _mask(mask: Encoded, name: str, image: UInt8[Tensor, "3 h w"], max_pixels: int) -> Bool[Tensor, "h w"]:
     """A gray picture of the image's size, white where the object is."""
-    form = PixelForm(channels=1, max_pixels=max_pixels)
-    found = outcome_of(partial(decode_image, form=form), file, file.name)
+    told = f"the mask {mask}" if isinstance(mask, Path) else f"the mask of {name}"
+    found = outcome_of(partial(decode_image, form=PixelForm(channels=1, max_pixels=max_pixels)), mask, name)
     if isinstance(found, Exception):
-        raise UserError(f"the mask {file} cannot be read ({reason_of(found)}); mend it, or name none in its row")
+        raise UserError(f"{told} cannot be read ({reason_of(found)}); mend it, or name none in its row")
     pixels = torch.tensor(found)[0]
     if pixels.shape != image.shape[1:]:
-        raise UserError(f"the mask {file} is of {tuple(pixels.shape)}, its image of {tuple(image.shape[1:])} pixels")
+        raise UserError(f"{told} is of {tuple(pixels.shape)}, its image of {tuple(image.shape[1:])} pixels")
     return pixels > (127 if pixels.max() > 1 else 0)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -199,6 +201,30 @@ def test_a_data_set_with_masks(tmp_path: Path, dataset: Path) -> None:
         assert not segments[16:].any()
     if len(found.train) == 14:
         assert any("no mask" in note for note in found.notes)
+
+
+def test_masks_in_the_cells_of_a_parquet_file(tmp_path: Path) -> None:
+    """As `datasets` writes a column of pictures."""
+    drawn = shapes(range(6), (24, 48))
+    images = [image.permute(1, 2, 0).numpy() for image in drawn.images]
+    masks = [(mask.numpy() * 255).astype(np.uint8) for mask in drawn.masks]
+    write_parquet(tmp_path / "train.parquet", ImageFeature(), image=images, mask=[*masks[:5], None])
+    found = read_objects(config(tmp_path, data=str(tmp_path / "train.parquet"), max_images=100))
+    assert len(found.train) == 5
+    wanted = [framed_mask(mask, 32) for mask in drawn.masks[:5]]
+    assert all(any(torch.equal(segments, one) for one in wanted) for segments in found.train.segments)
+
+
+def test_a_parquet_file_that_only_names_its_masks(tmp_path: Path) -> None:
+    images = [np.zeros((8, 8, 3), np.uint8)] * 3
+    write_parquet(tmp_path / "train.parquet", Value("string"), image=images, mask=["one.png"] * 3)
+    with pytest.raises(UserError, match="only names its masks"):
+        read_objects(config(tmp_path, data=str(tmp_path / "train.parquet")))
+
+
+def write_parquet(file: Path, kind: Any, **columns: Any) -> None:
+    features = Features({"image": ImageFeature(), "mask": kind})
+    Dataset.from_dict(columns, features=features).to_parquet(file)
 
 
 @pytest.mark.parametrize("size", [(24, 48), (50, 31), (200, 7)])
