@@ -15,7 +15,7 @@ from explain.candidates import choose
 from explain.captioner import Captioner
 from explain.facts import place
 from explain.prompts import Prompts, prompts_of
-from explain.segment import Segmenter, open_segmenter
+from explain.segment import Segmenter, masks_of, open_segmenter
 from explain.shapley import METHOD, Attribution, attribute
 from explain.verification import verify_region
 from workbench.fashion_mnist import LABEL_NAMES
@@ -105,11 +105,12 @@ def from_centre(case: Case) -> Prompts:
 
 
 Prompting = Callable[[Case], Prompts | None]
-ARMS: dict[str, tuple[str, Prompting]] = {
+ARMS: dict[str, tuple[str, Prompting]] = {  # segmenters, joined by + where several offer masks
     "SHAP above half, no segmenter": ("threshold", from_shap),
     "SHAP, random walker": ("random-walker", from_shap),
     "SHAP, GrabCut": ("grabcut", from_shap),
     "SHAP, our small SAM": ("small-sam", from_shap),
+    "SHAP, our small SAM and GrabCut": ("small-sam+grabcut", from_shap),
     "true point and box, GrabCut": ("grabcut", from_truth),
     "true point and box, our small SAM": ("small-sam", from_truth),
     "middle of the image, our small SAM": ("small-sam", from_centre),
@@ -121,8 +122,9 @@ def localisation(
 ) -> dict[str, float]:
     """Figures of one arm over all cases; where no mask will do, the IoU is 0 and nothing is verified."""
     spec, prompting = ARMS[arm]
-    segmenter = open_segmenter(small_sam if spec == "small-sam" else spec, classifier.mean.device)
-    rows = list(_rows(classifier, found, segmenter, prompting, seed))
+    specs = [small_sam if name == "small-sam" else name for name in spec.split("+")]
+    segmenters = [open_segmenter(one, classifier.mean.device) for one in specs]
+    rows = list(_rows(classifier, found, segmenters, prompting, seed))
     names = ("iou", "chosen", "point_inside")
     figures = {name: fmean(row[name] for row in rows) for name in names}
     verified = [row for row in rows if row["chosen"]]
@@ -135,16 +137,16 @@ def localisation(
 
 
 def _rows(
-    classifier: PixelClassifier, found: list[Case], segmenter: Segmenter, prompting: Prompting, seed: int
+    classifier: PixelClassifier, found: list[Case], segmenters: list[Segmenter], prompting: Prompting, seed: int
 ) -> Iterator[dict[str, float]]:
-    with progress(len(found), segmenter.name, unit="image") as bar:
+    with progress(len(found), segmenters[-1].name, unit="image") as bar:
         for case in found:
-            yield _row(classifier, case, segmenter, prompting(case), seed)
+            yield _row(classifier, case, segmenters, prompting(case), seed)
             bar.update()
 
 
 def _row(
-    classifier: PixelClassifier, case: Case, segmenter: Segmenter, prompts: Prompts | None, seed: int
+    classifier: PixelClassifier, case: Case, segmenters: list[Segmenter], prompts: Prompts | None, seed: int
 ) -> dict[str, float]:
     if prompts is None:
         return {"iou": 0.0, "chosen": 0.0, "point_inside": 0.0}
@@ -152,19 +154,19 @@ def _row(
     height, width = case.truth.shape
     row = {"point_inside": float(case.truth[min(max(y, 0), height - 1), min(max(x, 0), width - 1)])}
     pixels = case.image.to(classifier.mean.device).float() / 255
-    masks, qualities = segmenter.masks(segmenter.embed(case.image), prompts)
-    candidates, chosen = choose(classifier, pixels, case.attribution, masks, qualities)
+    masks, qualities, names = masks_of(segmenters, [one.embed(case.image) for one in segmenters], prompts)
+    candidates, chosen = choose(classifier, pixels, case.attribution, masks, qualities, names)
     if chosen is None:
         return {**row, "iou": 0.0, "chosen": 0.0}
     mask = candidates[chosen].mask.cpu()
     one = verify_region(classifier, pixels, [case.attribution.target], mask, fills=("blur",), seed=seed)[0]
-    names = ("keep", "remove", "control_keep", "control_remove")
+    measured = ("keep", "remove", "control_keep", "control_remove")
     return {
         **row,
         "iou": _iou(mask, case.truth),
         "chosen": 1.0,
         "right_place": float(place(mask) == place(case.truth)),
-        **{name: getattr(one, name) for name in names},
+        **{name: getattr(one, name) for name in measured},
     }
 
 

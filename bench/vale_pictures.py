@@ -14,7 +14,7 @@ from explain.maps import Maps
 from explain.measures.erasing import erase
 from explain.overlays import as_picture
 from explain.region_views import outlined, signed_overlay
-from explain.segment import open_segmenter
+from explain.segment import open_segmenters
 from explain.shapley import working_image
 from explain.vale import Finding, Vale, ValeExplanation
 from explain.vale_files import VIEWED
@@ -34,10 +34,9 @@ def measure_pictures(options: argparse.Namespace, kept: Kept) -> list[Row]:
     """Figures of every image, and the picture of all: as it is, the map, the region, alone and without it."""
     splits = available_splits(options.data)
     data = load_images(options.data, "test" if "test" in splits else splits[0])
-    vale = Vale(
-        load_classifier(options.classifier, options.device), open_segmenter(options.segmenter, options.device),
-        NoDescriber(), options.budget,
-    )  # fmt: skip
+    segmenter, *others = open_segmenters(options.segmenter, options.device)
+    classifier = load_classifier(options.classifier, options.device)
+    vale = Vale(classifier, segmenter, NoDescriber(), options.budget, others=tuple(others))
     images = list(data.images)[: options.num_images]
     names = data.file_names or [str(number) for number in range(len(data))]
     rows: list[Row] = []
@@ -45,7 +44,12 @@ def measure_pictures(options: argparse.Namespace, kept: Kept) -> list[Row]:
     with progress(len(images), "explaining", unit="image") as bar:
         for name, image in zip(names, images, strict=False):
             told = {"image": name, "data": str(options.data), "classifier": options.classifier}
-            row, shown = _measure(vale, image, {**told, "segmenter": vale.segmenter.name, "budget": vale.budget}, kept)
+            row, shown = _measure(
+                vale,
+                image,
+                {**told, "segmenter": " and ".join(one.name for one in vale.segmenters), "budget": vale.budget},
+                kept,
+            )
             rows.append({"image": name, **row})
             cells += shown
             bar.update()

@@ -5,6 +5,7 @@ The segmenter's own score says how well a mask outlines a thing, not whether the
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +26,7 @@ LEAST_EVIDENCE = 0.1
 class Candidate:
     """A mask and what speaks for it: `evidence` is its share of the positive values minus its share of the area (-1 to
     1), `quality` the IoU that the segmenter expects (NaN where it expects none), `confidence` the target's probability
-    on the cut-out. `rejected` says why it will not do, and is empty where it will."""
+    on the cut-out. `rejected` says why it will not do, and is empty where it will. `segmenter` is who cut it."""
 
     mask: Bool[Tensor, "h w"]
     evidence: float
@@ -33,6 +34,7 @@ class Candidate:
     area: float
     confidence: float
     rejected: str
+    segmenter: str
 
 
 def choose(
@@ -41,6 +43,7 @@ def choose(
     attribution: Attribution,
     masks: Bool[Tensor, "n h w"],
     qualities: Float[Tensor, " n"],
+    segmenters: Sequence[str],
     *,
     quality_weight: float = 0.1,
     confidence_weight: float = 0.1,
@@ -52,8 +55,8 @@ def choose(
     """
     confidences = cut_out_confidences(classifier, image, masks, attribution.target, attribution.fill)
     found = tuple(
-        _candidate(mask, attribution.values, quality, confidence)
-        for mask, quality, confidence in zip(masks, qualities.tolist(), confidences, strict=True)
+        _candidate(mask, attribution.values, quality, confidence, name)
+        for mask, quality, confidence, name in zip(masks, qualities.tolist(), confidences, segmenters, strict=True)
     )
     scores = {
         number: c.evidence + quality_weight * (0.0 if math.isnan(c.quality) else c.quality)
@@ -81,9 +84,11 @@ def cut_out_confidences(
     return classifier.probabilities(logits.float())[:, target].tolist()
 
 
-def _candidate(mask: Bool[Tensor, "h w"], values: Float[Tensor, "h w"], quality: float, confidence: float) -> Candidate:
+def _candidate(
+    mask: Bool[Tensor, "h w"], values: Float[Tensor, "h w"], quality: float, confidence: float, segmenter: str
+) -> Candidate:
     area = float(mask.float().mean())
-    candidate = Candidate(mask, evidence_score(mask, values), quality, area, confidence, "")
+    candidate = Candidate(mask, evidence_score(mask, values), quality, area, confidence, "", segmenter)
     return replace(candidate, rejected=_reason(candidate))
 
 

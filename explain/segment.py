@@ -7,6 +7,7 @@ masks, quality = segmenter.masks(embedding, prompts)
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +24,7 @@ SPECS = (
     "auto, the path of a segment-anything checkpoint, the folder or hub name of a SAM or SAM 2 in transformers, "
     f"zoo:small-sam, the folder of workbench segment train, {', '.join(SEGMENTERS)}"
 )
-SMALL_SAM = "small-sam"
+SMALL_SAM = "zoo:small-sam"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -57,7 +58,7 @@ def open_segmenter(spec: str = "auto", device: str | torch.device = "cpu") -> Se
     """
     path = Path(spec).expanduser()
     if spec == "auto":
-        return _best(device)
+        return open_segmenter(_best(), device)
     if spec in SEGMENTERS:
         return SEGMENTERS[spec]()
     if spec.startswith("zoo:"):
@@ -73,14 +74,33 @@ def open_segmenter(spec: str = "auto", device: str | torch.device = "cpu") -> Se
     raise UserError(f"there is no segmenter {spec!r}: give {SPECS}")
 
 
-def _best(device: str | torch.device) -> Segmenter:
+def open_segmenters(spec: str = "auto", device: str | torch.device = "cpu") -> tuple[Segmenter, ...]:
+    """As `open_segmenter`; where auto takes the small SAM, which knows few kinds of pictures, a classical one comes
+    with it: whoever chooses among masks sees those of both."""
+    if spec == "auto" and _best() == SMALL_SAM:
+        return open_segmenter(SMALL_SAM, device), open_segmenter(_classical(), device)
+    return (open_segmenter(spec, device),)
+
+
+def masks_of(
+    segmenters: Sequence[Segmenter], embeddings: Sequence[Any], prompts: Prompts
+) -> tuple[Bool[Tensor, "n h w"], Float[Tensor, " n"], list[str]]:
+    """The masks of all of them, with the expected IoU and the segmenter's name of each."""
+    cuts = [one.masks(embedding, prompts) for one, embedding in zip(segmenters, embeddings, strict=True)]
+    masks, qualities = (torch.cat([part.cpu() for part in parts]) for parts in zip(*cuts, strict=True))
+    return masks, qualities, [one.name for one, (own, _) in zip(segmenters, cuts, strict=True) for _ in own]
+
+
+def _best() -> str:
     from explain.sam_transformers import on_disk
 
     if name := on_disk():
-        return _of_transformers(name, device)
-    if (ZOO / SMALL_SAM).is_dir():
-        return _of_zoo(SMALL_SAM, device)
-    return SEGMENTERS["grabcut" if importlib.util.find_spec("cv2") else "random-walker"]()
+        return name
+    return SMALL_SAM if (ZOO / SMALL_SAM.removeprefix("zoo:")).is_dir() else _classical()
+
+
+def _classical() -> str:
+    return "grabcut" if importlib.util.find_spec("cv2") else "random-walker"
 
 
 def _of_zoo(name: str, device: str | torch.device) -> Segmenter:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from explain.describe import Describer, Description
 from explain.facts import Facts, measure_region, sentences
 from explain.prompts import Prompts, evidence_region, prompts_of
 from explain.region_views import region_views
-from explain.segment import Segmenter
+from explain.segment import Segmenter, masks_of
 from explain.shapley import Attribution, Scale, attribute
 from explain.stability import prompt_stability
 from explain.targets import Targets, resolve_targets
@@ -74,8 +75,8 @@ class ValeExplanation:
     image: UInt8[Tensor, "c height width"]  # as it came
     picture: UInt8[Tensor, "3 h w"]
     findings: tuple[Finding, ...]
-    segmenter: str
-    classical: bool  # no learned segmenter
+    segmenter: str  # all that offered masks
+    classical: bool  # no learned one among them
     describer: str
 
 
@@ -109,11 +110,18 @@ class Vale:
     prompt: str = "points+box"  # as in `prompts_of`
     batch_size: int = 50
     seed: int = 0
+    others: tuple[Segmenter, ...] = ()  # whose masks are candidates too
 
     def __post_init__(self) -> None:
-        for part in (self.segmenter, self.describer):
+        parts: tuple[Segmenter | Describer, ...] = (*self.segmenters, self.describer)
+        for part in parts:
             if not part.trained:
                 raise UserError(f"{part.name} is not trained, and what it gives means nothing; choose another")
+
+    @property
+    def segmenters(self) -> tuple[Segmenter, ...]:
+        """All that cut."""
+        return (self.segmenter, *self.others)
 
     def explain(
         self,
@@ -131,8 +139,8 @@ class Vale:
         targets = resolve_targets(targets, self.classifier, seen.predictions[None])[0].tolist()
         findings = tuple(self._finding(seen, target) for target in targets)
         return ValeExplanation(
-            name, image, as_colour(seen.picture), findings, self.segmenter.name, self.segmenter.classical,
-            self.describer.name,
+            name, image, as_colour(seen.picture), findings, " and ".join(one.name for one in self.segmenters),
+            all(one.classical for one in self.segmenters), self.describer.name,
         )  # fmt: skip
 
     def _finding(self, seen: "_Seen", target: int) -> Finding:
@@ -148,7 +156,8 @@ class Vale:
             control = None if prompts is None else self._control(seen, attribution)
         mask = None if chosen is None else candidates[chosen].mask.cpu()
         with stages.stage("verify"):
-            facts = replace(self._facts(seen, attribution, mask), stability=self._stability(seen, prompts, mask))
+            stability = self._stability(seen, prompts, None if chosen is None else candidates[chosen])
+            facts = replace(self._facts(seen, attribution, mask), stability=stability)
             facts = replace(facts, warnings=cautions(facts, attribution, candidates, chosen))
         with stages.stage("describe"):
             described = () if mask is None else self.describer.describe(region_views(seen.picture, mask), facts)
@@ -170,8 +179,9 @@ class Vale:
         if why_not is not None:
             other = int(resolve_targets([why_not], self.classifier, predictions[None])[0, 0])
         return _Seen(
-            picture, pixels, predictions, other, report, _Once(lambda: self.segmenter.embed(as_colour(picture)))
-        )
+            picture, pixels, predictions, other, report,
+            tuple(_Once(partial(one.embed, as_colour(picture))) for one in self.segmenters),
+        )  # fmt: skip
 
     def _attribute(self, pixels: Float[Tensor, "c h w"], target: int) -> Attribution:
         return attribute(
@@ -192,19 +202,20 @@ class Vale:
     ) -> tuple[tuple[Candidate, ...], int | None]:
         if prompts is None:
             return (), None
-        masks, qualities = self.segmenter.masks(seen.embedding.get(), prompts)
-        return choose(self.classifier, seen.pixels, attribution, masks, qualities)
+        masks, qualities, names = masks_of(self.segmenters, [one.get() for one in seen.embeddings], prompts)
+        return choose(self.classifier, seen.pixels, attribution, masks, qualities, names)
 
     def _control(self, seen: "_Seen", attribution: Attribution) -> Candidate:
         """The evidence itself as a mask."""
         mask = evidence_region(attribution.values)[None]
-        return choose(self.classifier, seen.pixels, attribution, mask, torch.tensor([torch.nan]))[0][0]
+        return choose(self.classifier, seen.pixels, attribution, mask, torch.tensor([torch.nan]), ["nobody"])[0][0]
 
-    def _stability(self, seen: "_Seen", prompts: Prompts | None, mask: Bool[Tensor, "h w"] | None) -> float | None:
+    def _stability(self, seen: "_Seen", prompts: Prompts | None, region: Candidate | None) -> float | None:
         """How far the region stays without a point."""
-        if prompts is None or mask is None:
+        if prompts is None or region is None:
             return None
-        return prompt_stability(self.segmenter, seen.embedding.get(), prompts, mask)
+        number = [one.name for one in self.segmenters].index(region.segmenter)
+        return prompt_stability(self.segmenters[number], seen.embeddings[number].get(), prompts, region.mask)
 
     def _facts(self, seen: "_Seen", attribution: Attribution, mask: Bool[Tensor, "h w"] | None) -> Facts:
         """What is measured: by forward passes and from pixels."""
@@ -243,7 +254,7 @@ class _Seen:
     predictions: Float[Tensor, " k"]
     other: int | None
     report: Callable[[str], object] | None
-    embedding: "_Once"
+    embeddings: tuple["_Once", ...]  # of each segmenter
 
 
 class _Once:

@@ -130,4 +130,5 @@ def _prompts(prompts: Prompts | None) -> dict[str, Any] | None:
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     figures = {name: float(getattr(candidate, name)) for name in ("evidence", "quality", "area", "confidence")}
-    return {**{k: None if math.isnan(v) else v for k, v in figures.items()}, "rejected": candidate.rejected}
+    told = {"rejected": candidate.rejected, "segmenter": candidate.segmenter}
+    return {**{k: None if math.isnan(v) else v for k, v in figures.items()}, **told}

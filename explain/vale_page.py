@@ -36,7 +36,8 @@ def add_vale(report: Report, folder: Path) -> None:
         _add_verification(report, facts)
         if finding["chosen"] is not None:
             kind = "classical segmentation, no learned model" if result["classical_segmentation"] else "segmenter"
-            report.statement(f"The region was drawn by {result['segmenter']}.", kind, "model")
+            drawn_by = finding["candidates"][finding["chosen"]]["segmenter"]
+            report.statement(f"The region was drawn by {drawn_by}.", kind, "model")
         _add_descriptions(report, finding, result["describer"])
         report.details("All of it", finding)
 

@@ -38,11 +38,12 @@ class ValeOptions:
 def open_vale(options: ValeOptions, classifier: PixelClassifier, device: str, seed: int) -> Vale:
     """The chain with its segmenter and describer; says which they are, before any work."""
     from explain.describe import open_describer
-    from explain.segment import open_segmenter
+    from explain.segment import open_segmenters
     from explain.vale import Vale
 
-    segmenter = open_segmenter(options.segmenter, device)
+    segmenter, *others = open_segmenters(options.segmenter, device)
     describer = open_describer(options.describer, device, options.prompts)
-    print(f"Segmenter: {segmenter.name}")
+    for one in (segmenter, *others):
+        print(f"Segmenter: {one.name}")
     print(f"Describer: {describer.name}")
-    return Vale(classifier, segmenter, describer, options.budget, seed=seed)
+    return Vale(classifier, segmenter, describer, options.budget, seed=seed, others=tuple(others))

@@ -18,7 +18,7 @@ from explain.hiding import hiding
 from explain.prompts import Prompts, prompts_of
 from explain.sam_checkpoint import open_checkpoint
 from explain.sam_network import SamShape, build_sam, shape_of
-from explain.segment import open_segmenter
+from explain.segment import open_segmenter, open_segmenters
 from explain.shapley import Attribution
 from workbench.errors import UserError
 from workbench.pixel_classifier import PixelClassifier
@@ -301,7 +301,11 @@ def test_no_weights_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_the_best_that_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
     monkeypatch.setattr("explain.sam_transformers.on_disk", lambda: str(folder))
     assert open_segmenter().name.startswith("SAM")
+    assert len(open_segmenters()) == 1
     monkeypatch.setattr("explain.sam_transformers.on_disk", lambda: None)
+    small, classical = open_segmenters()
+    assert "small SAM" in small.name
+    assert classical.classical
     monkeypatch.setattr(segment_module, "ZOO", tmp_path)
     found = {"cv2": True}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: found.get(name))
@@ -349,7 +353,9 @@ def test_the_mask_that_holds_the_evidence_is_chosen() -> None:
     other = torch.zeros_like(truth)
     other[40:55, 5:20] = True
     masks = torch.stack([torch.ones_like(truth), other, part, truth, torch.zeros_like(truth)])
-    found, chosen = choose(classifier, image, attribution(values), masks, torch.tensor([1.0, 0.99, 0.9, 0.5, math.nan]))
+    qualities = torch.tensor([1.0, 0.99, 0.9, 0.5, math.nan])
+    found, chosen = choose(classifier, image, attribution(values), masks, qualities, list("aaabb"))
+    assert [one.segmenter for one in found] == list("aaabb")
     assert chosen == 3
     area = float(truth.float().mean())
     assert found[3].evidence == pytest.approx(1 - area)
@@ -373,7 +379,7 @@ def test_the_cut_out_decides_between_equals() -> None:
     masks[0, :, 5:20] = True
     masks[1, :, 50:65] = True
     image, flat = scene().float() / 255, torch.tensor([0.5, 0.5])
-    found, chosen = choose(classifier, image, attribution(values), masks, flat)
+    found, chosen = choose(classifier, image, attribution(values), masks, flat, list("ab"))
     assert found[0].evidence == pytest.approx(found[1].evidence)
     assert chosen == 1
 
@@ -381,7 +387,7 @@ def test_the_cut_out_decides_between_equals() -> None:
 def test_no_mask_is_chosen_where_none_fits() -> None:
     classifier = PixelClassifier.wrap(Orange(), mean=(0.0,) * 3, std=(1.0,) * 3)
     image = scene().float() / 255
-    found, chosen = choose(classifier, image, attribution(-disc().float()), disc()[None], torch.tensor([0.9]))
+    found, chosen = choose(classifier, image, attribution(-disc().float()), disc()[None], torch.tensor([0.9]), ["a"])
     assert chosen is None
     assert found[0].rejected
     assert evidence_score(disc(), torch.zeros(HEIGHT, WIDTH)) < 0

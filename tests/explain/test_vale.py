@@ -115,6 +115,19 @@ def test_one_embedding_serves_all_classes() -> None:
     assert segmenter.embedded == 1
 
 
+def test_masks_of_a_further_segmenter_are_candidates_and_the_better_one_is_named(tmp_path: Path) -> None:
+    several = vale(segmenter=Everything(), others=(open_segmenter("threshold"),))
+    found = several.explain(blocks(1)[0][0])
+    [finding] = found.findings
+    assert [one.segmenter for one in finding.candidates] == ["everything", several.others[0].name]
+    assert finding.chosen == 1
+    assert finding.facts.stability is None or finding.facts.stability == 1  # the evidence whatever the points
+    write_vale(found, tmp_path)
+    report = Report("test")
+    add_vale(report, tmp_path)
+    assert f"drawn by {several.others[0].name}" in report.html()
+
+
 def test_a_mask_that_is_not_the_evidence_is_no_region() -> None:
     talker = Talker()
     [finding] = vale(segmenter=Everything(), describer=talker).explain(blocks(1)[0][0]).findings
