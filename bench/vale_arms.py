@@ -12,7 +12,7 @@ from torch import Tensor
 from ttame_tasks import Images, Task, load_classifier
 
 from explain.candidates import choose
-from explain.captioner import Captioner
+from explain.captioner import GAP, Captioner
 from explain.facts import place
 from explain.prompts import Prompts, prompts_of
 from explain.segment import Segmenter, masks_of, open_segmenter
@@ -191,7 +191,7 @@ def factuality(captioner: Captioner, seed: int, count: int) -> dict[str, float]:
     ]  # fmt: skip
     rows = [row for scenes in halves for row in _caption_rows(captioner, scenes)]
     stated, wrong = sum(row["stated"] for row in rows), sum(row["wrong"] for row in rows)
-    names = ("withheld", "exact", "item", "background", "objects")
+    names = ("withheld", "with a gap", "exact", "item", "background", "objects")
     return {"images": len(rows), **{name: fmean(row[name] for row in rows) for name in names},
             "invented": wrong / max(1, stated)}  # fmt: skip
 
@@ -200,10 +200,12 @@ def _caption_rows(captioner: Captioner, scenes: Scenes) -> Iterator[dict[str, fl
     least = captioner.record["least_confidence"]
     for number, caption in enumerate(captioner.caption(scenes.images)):
         withheld = caption.confidence < least
-        said = set() if withheld else statements(caption.text)
+        text = "" if withheld else caption.sure(captioner.record["least_word_confidence"])
+        said = statements(text)
         true = statements(scenes.captions[number])
         yield {
             "withheld": float(withheld),
+            "with a gap": float(GAP in text),
             "exact": float(said == true),
             **{kind: float({s for s in said if s[0] == kind} == {s for s in true if s[0] == kind})
                for kind in ("item", "background", "objects")},

@@ -24,6 +24,7 @@ INITIAL = 45  # stream of randomness
 BLOCKS = ("ViTLayer", "GPT2Block")
 SHOWN = 8  # pictures in samples/
 UNSURE = 0.02  # share of held-out pictures whose caption is withheld
+WORDS_RIGHT = 0.98  # of those that are not left out
 
 
 class CaptionRecipe(Recipe):
@@ -85,6 +86,7 @@ class CaptionRecipe(Recipe):
         confidences = torch.tensor([caption.confidence for caption in captions])
         captioner.record |= {
             "least_confidence": float(confidences.quantile(UNSURE)),
+            "least_word_confidence": least_word_confidence(captions, self.held_out),
             "held_out": caption_figures(captions, self.held_out),
             "pictures": self.num_examples,
             **record,
@@ -95,6 +97,21 @@ class CaptionRecipe(Recipe):
     def _captioner(self, model: nn.Module, step: int) -> Captioner:
         record = {"data": self.config.data, "trained_steps": step, "max_words": self.config.max_words}
         return Captioner(model, self.words, record)
+
+
+def least_word_confidence(captions: list[Caption], truth: Captioned) -> float:
+    """The probability from which on words of held-out captions are those of the true ones, nearly all of them."""
+    words = sorted(
+        ((probability, word in true) for caption, true in zip(captions, truth.words, strict=True)
+         for word, probability in zip(caption.text.split(), caption.probabilities, strict=True)), reverse=True,
+    )  # fmt: skip
+    least, right = 1.0, 0
+    for number, (probability, is_right) in enumerate(words, start=1):
+        right += is_right
+        last_of_its_kind = number == len(words) or words[number][0] < probability
+        if last_of_its_kind and right >= WORDS_RIGHT * number:
+            least = probability
+    return least
 
 
 def caption_figures(captions: list[Caption], truth: Captioned) -> dict[str, float]:

@@ -11,6 +11,7 @@ of pictures that it learned from, and says nothing where it is less sure than it
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,24 @@ from workbench.tokens import tokenize
 RECORD = "captioner.json"
 RESULT = "captioner"
 PAD, BEGIN, END, UNKNOWN = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+GAP = "…"  # in place of words that are not sure
 MEAN, STD = 0.5, 0.5
 BATCH = 128
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption, and the geometric mean of its words' probabilities."""
+    """A caption, the geometric mean of the probabilities of its words and its end, and those of its words."""
 
     text: str
     confidence: float
+    probabilities: tuple[float, ...]
+
+    def sure(self, least: float) -> str:
+        """The text, with a gap in place of words that are less probable than `least`."""
+        words = zip(self.text.split(), self.probabilities, strict=True)
+        kept = [word if probability >= least else GAP for word, probability in words]
+        return " ".join(word for word, _ in groupby(kept))
 
 
 class Captioner:
@@ -110,14 +119,13 @@ class Captioner:
         logs = torch.stack(made.scores, 1).log_softmax(-1).gather(2, new[..., None])[..., 0]
         counted = new != SPECIAL.index(PAD)
         mean = torch.where(counted, logs, 0).sum(1) / counted.sum(1)
-        return [
-            Caption(self.text(ids), confidence)
-            for ids, confidence in zip(new.tolist(), mean.exp().tolist(), strict=True)
-        ]
+        rows = zip(new.tolist(), mean.exp().tolist(), logs.exp().tolist(), strict=True)
+        return [self._written(*row) for row in rows]
 
-    def text(self, ids: Sequence[int]) -> str:
+    def _written(self, ids: Sequence[int], confidence: float, probabilities: Sequence[float]) -> Caption:
         """Words up to the end, as a text."""
-        return " ".join(self.words[number] for number in ids if number >= len(SPECIAL))
+        words = [(self.words[k], p) for k, p in zip(ids, probabilities, strict=True) if k >= len(SPECIAL)]
+        return Caption(" ".join(word for word, _ in words), confidence, tuple(p for _, p in words))
 
 
 def normalised(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
@@ -215,7 +223,10 @@ class CaptionDescriber:
         if caption.confidence < self.captioner.record["least_confidence"]:
             notes.append("its caption is withheld: it is less sure of it than of nearly all pictures it was tried on")
             return (Description("", self.name, notes=tuple(notes)),)
-        verdict = agreement(caption.text, facts.label, dict(facts.predictions))
+        text = caption.sure(self.captioner.record["least_word_confidence"])
+        if GAP in text.split():
+            notes.append(f"{GAP} stands for words that it is unsure of")
+        verdict = agreement(text, facts.label, dict(facts.predictions))
         # a place or a colour would be those of other things in the picture
-        checked = tuple(claim for claim in claims(caption.text, facts) if claim.about == "class")
-        return (Description(caption.text, self.name, agreement=verdict, claims=checked, notes=tuple(notes)),)
+        checked = tuple(claim for claim in claims(text, facts) if claim.about == "class")
+        return (Description(text, self.name, agreement=verdict, claims=checked, notes=tuple(notes)),)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_captioner import tiny
 
 from explain.caption_data import Captioned, read_captioned
-from explain.caption_recipe import CaptionRecipe, caption_figures
+from explain.caption_recipe import CaptionRecipe, caption_figures, least_word_confidence
 from explain.captioner import Caption, Captioner
 from explain.train import main
 from workbench import seeds
@@ -82,9 +82,20 @@ def test_muon_trains_the_matrices_of_the_blocks(captioned: Path, tmp_path: Path)
 
 def test_figures() -> None:
     truth = Captioned(blocks(2)[0], (("a", "red", "block"), ("a", "green", "block")))
-    said = [Caption("a red block", 1.0), Caption("a block", 1.0)]
+    said = [Caption("a red block", 1.0, (1.0,) * 3), Caption("a block", 1.0, (1.0,) * 2)]
     figures = caption_figures(said, truth)
     assert figures == {"exact_match": 0.5, "word_precision": 1.0, "word_recall": pytest.approx(5 / 6), "pictures": 2}
+
+
+def test_words_are_said_from_the_probability_on_that_is_nearly_always_right() -> None:
+    truth = Captioned(blocks(20)[0], (("a", "red", "block"),) * 20)
+    said = [Caption("a red block", 1.0, (0.9, 0.5 + 0.01 * k, 0.8)) for k in range(18)]
+    said += [Caption("a green block", 1.0, (0.9, 0.6, 0.8)), Caption("a green block", 1.0, (0.9, 0.55, 0.8))]
+    # down to 0.56 there is one wrong word, at 0.6, among 53; at 0.55 a second one
+    assert least_word_confidence(said, truth) == pytest.approx(0.56)
+    wrong = [Caption("no", 1.0, (0.7,))] * 20
+    assert least_word_confidence(wrong, truth) == 1.0
+    assert least_word_confidence([*said[:10], *wrong[:10]], truth) == pytest.approx(0.8)
 
 
 def test_it_learns_and_its_folder_speaks(captioned: Path, tmp_path: Path) -> None:

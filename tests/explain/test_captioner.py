@@ -1,6 +1,7 @@
 """The small captioner: its folder, its loss and its words against transformers' own, what it refuses and withholds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from colour_blocks import HEIGHT, WIDTH, blocks
 
 from explain.caption_config import CaptionConfig
 from explain.captioner import (
+    GAP,
     RECORD,
     SPECIAL,
+    Caption,
     CaptionDescriber,
     Captioner,
     build_model,
@@ -25,7 +28,13 @@ from explain.region_views import region_views
 from workbench.errors import UserError
 
 WORDS = (*SPECIAL, "a", "red", "green", "block")
-RECORD_OF_TEST = {"data": "blocks", "trained_steps": 3, "max_words": 5, "least_confidence": 0.0}
+RECORD_OF_TEST = {
+    "data": "blocks",
+    "trained_steps": 3,
+    "max_words": 5,
+    "least_confidence": 0.0,
+    "least_word_confidence": 0.0,
+}
 
 
 def tiny(**changes: Any) -> CaptionConfig:
@@ -60,6 +69,8 @@ def test_captions_are_greedy_and_so_sure(captioner: Captioner) -> None:
             logs.append(float(best.values))
         assert found.text == " ".join(WORDS[number] for number in ids if number >= len(SPECIAL))
         assert found.confidence == pytest.approx(torch.tensor(logs).mean().exp().item(), rel=1e-4)
+        probable = [math.exp(log) for number, log in zip(ids[1:], logs, strict=True) if number >= len(SPECIAL)]
+        assert found.probabilities == pytest.approx(probable, rel=1e-4)
 
 
 @torch.no_grad()
@@ -103,6 +114,22 @@ def test_untrained_ones_are_refused(captioner: Captioner, tmp_path: Path) -> Non
     (tmp_path / RECORD).write_text(json.dumps({**record, "trained_steps": 0}))
     with pytest.raises(UserError, match="not trained"):
         Captioner.load(tmp_path)
+
+
+def test_a_gap_is_shown_and_said_to_be_one(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _, masks = blocks(1)
+    half = Captioner(captioner.model, WORDS, {**RECORD_OF_TEST, "least_word_confidence": 0.5})
+    monkeypatch.setattr(half, "caption", lambda images: [Caption("a red block", 0.7, (0.9, 0.4, 0.9))])
+    [said] = CaptionDescriber(half, "small").describe(region_views(images[0], masks[0, 0]), facts("red block"))
+    assert said.text == f"a {GAP} block"
+    assert any("unsure" in note for note in said.notes)
+
+
+def test_words_that_are_not_sure_leave_one_gap() -> None:
+    caption = Caption("an ankle boot on grass", 0.5, (0.4, 0.3, 0.5, 0.99, 0.98))
+    assert caption.sure(0.6) == f"{GAP} on grass"
+    assert caption.sure(0.35) == f"an {GAP} boot on grass"
+    assert caption.sure(0.0) == caption.text
 
 
 def test_other_folders_are_refused(captioner: Captioner, tmp_path: Path) -> None:
