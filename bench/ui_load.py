@@ -14,12 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import tyro
 from measured import table, write_result
 
-GENERATE = ("zoo:fashion-rpe2d", [], "", 4, 4, None, "the model's own", 0)
+GENERATE: tuple[Any, ...] = ("zoo:fashion-rpe2d", [], [], 4, 4, None, "the model's own", 0)
 BROWSE = ("fashion-mnist:extract", "test", "all classes", 1)
 MEGABYTE = 2**20
 

@@ -22,11 +22,20 @@ TABS = {
     "Data sets": "browse",
     "Explain": "explain",
     "Inpaint": "inpaint",
+    "Debias": "debias",
     "Distil": "distill",
     "Runs": "runs",
 }
 CSS = """
 .pixels img { image-rendering: pixelated; }
+.caption-label.caption-label.caption-label { white-space: normal; max-width: 100%; }
+.plain-table * { font-family: var(--font); font-size: 13px; overflow-wrap: normal; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 1rem; }
+.pairs figure { margin: 0; }
+.pairs img { width: 100%; image-rendering: pixelated; border-radius: var(--radius-sm); }
+.pairs figcaption { color: var(--body-text-color); font-size: 13px; margin-bottom: .6rem; }
+.pairs .bar { background: var(--border-color-primary); height: 5px; margin: 3px 0; }
+.pairs .bar i { background: var(--color-accent); display: block; height: 100%; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 1rem; }
 .charts figure { margin: 0; }
 .chart { display: block; width: 100%; height: auto; }
@@ -43,7 +52,7 @@ def build_app(config: AppConfig) -> gr.Blocks:
     """The page with all its tabs."""
     shelf = Shelf(config.folder.resolve())
     with gr.Blocks(title="Workbench", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as app:
-        gr.Markdown("# Workbench\nGenerate, browse, explain, fill, distil: images for training classifiers.")
+        gr.Markdown("# Workbench\nGenerate, browse, explain, fill, debias, distil: images for training classifiers.")
         with gr.Tabs() as tabs:
             for title, module in TABS.items():
                 with gr.Tab(title, id=module):

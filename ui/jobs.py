@@ -1,8 +1,8 @@
 """Long work behind a click: with progress, one model at a time, and stopped for good when its generator is closed."""
 
 import threading
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from html import escape
 from typing import Any, Generic, TypeVar
 
@@ -86,6 +86,23 @@ def _whether_awaited() -> Callable[[], bool]:
         return lambda: True
     waiting = blocks._queue.pending_event_ids_session  # event numbers of each session
     return lambda: any(event in events for events in list(waiting.values()))
+
+
+@contextmanager
+def reporting_passes(network: Any, report: Report) -> Iterator[None]:
+    """Make each forward pass of a network a report, at which its work may end."""
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+        report(passes / (passes + 50), f"{passes} forward passes")  # how many there will be, no method says before
+
+    handle = network.register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def sentence(work: Callable[[], Result]) -> Result:

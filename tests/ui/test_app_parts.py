@@ -1,10 +1,12 @@
 """What the app's tabs do, without a browser or a server: the shelf, uploads, jobs, processes, and each tab's view."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +20,16 @@ from gradio.context import LocalContext
 from PIL import Image
 
 from ui import processes
+from ui.app import build_app
 from ui.app_config import AppConfig
+from ui.distill_config import DistillConfig
 from ui.jobs import MODELS, Stopped, follow
-from ui.shelf import Shelf, pick, pipeline_facts
-from ui.tabs import browse, distill, runs
-from ui.uploads import hole_of, limit_decoders, painted, read_upload
+from ui.results import handed_out
+from ui.serve import main as serve
+from ui.shelf import PipelineFacts, Shelf, pick, pipeline_facts
+from ui.tabs import browse, distill, explain, generate, runs, side_by_side
+from ui.uploads import grown, hole_of, limit_decoders, painted, read_upload
+from workbench.command import parse
 from workbench.errors import UserError
 
 LIMIT = 10_000  # pixels
@@ -67,9 +74,18 @@ def test_links_out_of_the_folder_are_not_followed(shelf: Shelf, tmp_path_factory
 
 
 def test_facts_of_a_generator_come_without_opening_it() -> None:
-    labels, size = pipeline_facts("zoo:fashion-rpe2d")
-    assert len(labels) == 10
-    assert size == "24x24"
+    known = pipeline_facts("zoo:fashion-rpe2d")
+    assert len(known.labels) == 10
+    assert known.sizes == ["24x24", "36x36", "48x48", "24x36", "36x24"]
+    assert generate.size_choices(known)[:2] == [("24x24 (trained)", "24x24"), ("36x36", "36x36")]
+    assert known.about == "rope positions"
+
+
+def test_a_model_of_one_size_offers_that_alone(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    config = {"sample_size": [8, 12], "patch_size": 4, "prediction_type": "consistency", "id2label": {"0": "bag"}}
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    assert pipeline_facts(str(tmp_path)) == PipelineFacts(["bag"], "8x12", ["8x12"], "one step")
 
 
 def test_results_never_share_a_folder(shelf: Shelf) -> None:
@@ -87,6 +103,18 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     names.write_text("anna\n")
     with pytest.raises(UserError, match="NAME:PASSWORD"):
         AppConfig(auth_file=names).accounts()
+
+
+def test_mcp_without_its_package_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp", None)  # as if it were not installed
+    with pytest.raises(SystemExit) as left:
+        serve([str(tmp_path), "--mcp"])
+    assert left.value.code == 2
+    assert (
+        "error: --mcp needs a package that is not installed; run: pip install 'gradio[mcp]'" in capsys.readouterr().err
+    )
 
 
 # ---- uploads ---------------------------------------------------------------------------------------------------------
@@ -168,6 +196,20 @@ def test_an_uploaded_mask_takes_precedence_and_must_fit(tmp_path: Path) -> None:
         hole_of(editor, saved(tmp_path, "black.png", black), (6, 9), LIMIT)
     with pytest.raises(UserError, match="give a mask of its size"):
         hole_of(None, saved(tmp_path, "mask.png", image), (9, 6), LIMIT)
+
+
+def test_a_mask_grows_and_shrinks_on_all_sides() -> None:
+    hole = np.zeros((9, 11), bool)
+    hole[4, 5] = True
+    larger = grown(hole, 2)
+    rows, columns = np.ogrid[:9, :11]
+    np.testing.assert_array_equal(larger, (rows - 4) ** 2 + (columns - 5) ** 2 <= 4)
+    np.testing.assert_array_equal(grown(larger, -2), hole)
+    np.testing.assert_array_equal(grown(hole, 0), hole)
+    hole[0:2, 0:11] = True  # at the picture's edge it shrinks from within alone
+    assert grown(hole, -1)[0].all()
+    with pytest.raises(UserError, match="shrink it by fewer"):
+        grown(hole, -2)
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------
@@ -275,6 +317,7 @@ def test_pages_of_a_data_set_have_captions_and_provenance(tmp_path: Path) -> Non
     page = browse.look(str(tmp_path / "noise"), "train", browse.ALL, 1, LIMIT)
     assert page.total == len(page.pictures) == len(page.rows) == 6
     assert page.pictures[0][0].shape == (6, 9, 3)
+    assert [label for _, label in page.pictures] == [*CLASSES] * 3
     assert [row["seed"] for row in page.rows] == list(range(6))
     one_class = browse.look(str(tmp_path / "noise"), "train", CLASSES[1], 1, LIMIT)
     assert [row["seed"] for row in one_class.rows] == [1, 3, 5]
@@ -287,24 +330,69 @@ def test_pages_of_a_data_set_have_captions_and_provenance(tmp_path: Path) -> Non
 # ---- distilled sets and runs -----------------------------------------------------------------------------------------
 
 
-def test_a_distilled_set_shows_its_card_without_header_and_pictures(tmp_path: Path) -> None:
+def test_a_distilled_set_shows_its_figures_and_its_card_without_header_and_pictures(tmp_path: Path) -> None:
     write_distilled(tmp_path / "d")
-    found = distill.read_set(tmp_path / "d")
+    found = distill.read_set(tmp_path / "d", "d")
+    assert found.text == "**d**: finished."
     assert found.card.split() == ["#", "A", "set", "Accuracy", "0.5"]
-    assert found.facts == {"classes": list(CLASSES), "method": "ftd"}
+    assert found.facts == {"label_names": list(CLASSES), "images_per_class": 1}
+    assert found.accuracies == [["convnet", "51.2%", "1.0%", "3"]]
     assert found.picture is not None
     assert found.picture.size == (6, 4)
 
 
-def test_the_command_that_distils_is_the_workbenchs_own(tmp_path: Path) -> None:
-    from ui.distill_config import DistillConfig
-    from workbench.command import parse
+def test_a_set_that_is_being_made_shows_its_curves_and_newest_picture(tmp_path: Path) -> None:
+    (tmp_path / "d" / "matching" / "samples").mkdir(parents=True)
+    (tmp_path / "d" / "distill.yaml").write_text("data: x\n")
+    before = distill.read_set(tmp_path / "d", "d")
+    assert (before.picture, before.charts, before.accuracies, before.finished) == (None, "", [], False)
+    (tmp_path / "d" / "matching" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
+    for step, width in ((10, 3), (9, 5)):
+        Image.new("L", (width, 2)).save(tmp_path / "d" / "matching" / "samples" / f"step-{step:08d}.png")
+    figures = {"convnet": {"mean": 0.25, "std": 0.0, "n": 1}}
+    (tmp_path / "d" / "matching" / "figures.json.partial").write_text(json.dumps({"asked": {}, "figures": figures}))
+    found = distill.read_set(tmp_path / "d", "d")
+    assert "loss ends at 1.5 for 2" in found.charts
+    assert found.picture is not None
+    assert found.picture.size == (3, 2)
+    assert found.accuracies == [["convnet", "25.0%", "0.0%", "1"]]
+    assert Shelf(tmp_path).distilled_sets() == {"d": str(tmp_path / "d")}
 
-    words = distill.words_of("fashion-mnist:extract", 2, "datm", "quick", tmp_path / "out", "cpu")
-    config = parse(DistillConfig, words[1:], "workbench distill")
-    assert (config.data, config.images_per_class, config.method) == ("fashion-mnist:extract", 2, "datm")
+
+def test_the_product_of_a_stage_is_no_set_of_its_own(tmp_path: Path) -> None:
+    write_distilled(tmp_path / "d" / "matching" / "distilled")
+    assert list(Shelf(tmp_path).distilled_sets()) == ["d/matching/distilled"]
+    (tmp_path / "d" / "distill.yaml").write_text("data: x\n")
+    assert list(Shelf(tmp_path).distilled_sets()) == ["d"]
+
+
+def test_what_is_handed_out_is_a_copy_without_the_stages(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    write_distilled(tmp_path / "d")
+    (tmp_path / "d" / "experts").mkdir()
+    (tmp_path / "d" / "experts" / "expert.safetensors").write_bytes(b"large")
+    (tmp_path / "d" / "link").symlink_to("/etc/passwd")
+    archive = Path(handed_out(shelf, tmp_path / "d", distill.STAGES))
+    assert archive.is_relative_to(tmp_path / "app")
+    assert sorted(zipfile.ZipFile(archive).namelist()) == [
+        "README.md", "distilled.safetensors", "grid.png", "metadata.json",
+    ]  # fmt: skip
+    assert handed_out(shelf, tmp_path / "d", distill.STAGES) == str(archive)  # once
+    os.utime(tmp_path / "d" / "README.md", (2e9, 2e9))
+    assert handed_out(shelf, tmp_path / "d", distill.STAGES) != str(archive)
+    card = Path(handed_out(shelf, tmp_path / "d" / "README.md"))
+    assert card.suffix == ".md"
+    assert card.read_text() == (tmp_path / "d" / "README.md").read_text()
+    assert len(list((tmp_path / "app" / "copies").iterdir())) == 3
+    assert len(list((tmp_path / "app").iterdir())) == 1
+
+
+def test_the_command_that_distils_is_the_workbenchs_own(tmp_path: Path) -> None:
+    asked = distill.request("fashion-mnist:extract", 2, "datm", "quick", tmp_path / "out", "cpu")
+    words = processes.words_of("distill", asked)
+    assert parse(DistillConfig, words[1:], "workbench distill") == asked
     with pytest.raises(UserError, match="choose one of"):
-        distill.words_of("x", 1, "--overwrite", "quick", tmp_path, "cpu")
+        distill.request("x", 1, "--overwrite", "quick", tmp_path)
 
 
 def test_a_run_shows_its_curves_even_while_a_line_is_written(tmp_path: Path) -> None:
@@ -316,6 +404,51 @@ def test_a_run_shows_its_curves_even_while_a_line_is_written(tmp_path: Path) -> 
     assert [caption for _, caption in seen.samples] == ["step-5"]
 
 
+# ---- explanations ----------------------------------------------------------------------------------------------------
+
+
+def test_generated_words_come_with_their_author_as_text() -> None:
+    told = explain._words(
+        {"facts": {"label": "<b>cat</b>"}, "text": "Seen at *0.5*.",
+         "descriptions": [{"author": "a_model", "text": "A <i>cat</i>."}]}
+    )  # fmt: skip
+    assert told == (
+        "**&lt;b&gt;cat&lt;/b&gt;, measured:** Seen at \\*0.5\\*.\n\n"
+        "**Generated by a\\_model, may be wrong:** A &lt;i&gt;cat&lt;/i&gt;."
+    )
+
+
+# ---- side by side ----------------------------------------------------------------------------------------------------
+
+
+def row(*labels: str) -> side_by_side.Row:
+    return side_by_side.Row("a", "a", PipelineFacts(list(labels), "8x12", ["8x12"], "rope positions"), None)
+
+
+def test_rows_are_models_times_numbers_of_steps(shelf: Shelf) -> None:
+    found = side_by_side.rows_of(shelf, ["a", "zoo:fashion-rpe2d"], "1, 8")
+    assert [(one.name, one.steps) for one in found] == [
+        ("a", 1), ("a", 8), ("zoo:fashion-rpe2d", 1), ("zoo:fashion-rpe2d", 8),
+    ]  # fmt: skip
+    assert found[2].title == "zoo:fashion-rpe2d: rope positions, trained at 24x24, 1 step"
+    assert [one.steps for one in side_by_side.rows_of(shelf, ["a", "a"], "")] == [None]
+    for models, steps, sentence in (
+        (["a", "zoo:fashion-rpe2d"], "1 2 3", "6 rows are too many"),
+        (["a"], "few", "'few' are no numbers of steps"),
+        (["../a"], "", "is no generator here"),
+        (["a"] * 4, "", "choose up to 3"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            side_by_side.rows_of(shelf, models, steps)
+
+
+def test_rows_share_the_classes_that_all_know() -> None:
+    assert side_by_side.shared_labels([row("bag", "coat", "hat"), row("hat", "bag")]) == ["bag", "hat"]
+    assert side_by_side.shared_labels([row(), row()]) == []
+    with pytest.raises(UserError, match="no class in common"):
+        side_by_side.shared_labels([row("bag"), row("hat")])
+
+
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +458,16 @@ def test_the_methods_offered_exist() -> None:
     from ui.tabs.explain import VALE
 
     assert set(OFFERED) - {VALE} <= set(METHODS)
+
+
+def test_every_named_action_says_what_it_does() -> None:
+    """To programs that speak the Model Context Protocol each is a tool, with its function's name and docstring."""
+    actions = [one for one in build_app(AppConfig()).fns.values() if one.api_visibility == "public" and one.api_name]
+    assert len(actions) > 20
+    for action in actions:
+        assert action.fn is not None
+        assert "lambda" not in action.fn.__name__, action.api_name
+        assert action.fn.__doc__, action.api_name
 
 
 def test_the_page_is_built_without_torch() -> None:

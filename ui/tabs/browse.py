@@ -24,7 +24,7 @@ ABOUT = ("counts", "sizes", "command", "seed", "created", "parents", "versions",
 
 @dataclass(frozen=True)
 class Page:
-    """Some images of a split, what is known of each, and how many there are in all."""
+    """Some images of a split with their labels, what is known of each, and how many there are in all."""
 
     pictures: "list[tuple[np.ndarray, str]]"
     rows: list[dict[str, Any]]
@@ -57,7 +57,7 @@ def look(name: str, split: str, label: str, page: int, max_pixels: int) -> Page:
     for image, kept in zip(decoded.images, decoded.kept.tolist(), strict=True):
         label_name = opened.label_names[labels[kept]] if labels[kept] >= 0 else "no label"
         pixels = image.numpy().transpose(1, 2, 0)
-        pictures.append((pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels, f"{label_name}, {files[kept]}"))
+        pictures.append((pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels, label_name))
         rows.append(known.get(files[kept], {"file_name": files[kept], "label_name": label_name}))
     return Page(pictures, rows, total)
 

@@ -1,8 +1,7 @@
-"""Distil: what a distilled set looks like and how good it is; and a new one, made by a process of its own."""
+"""Distil: what a distilled set looks like and how good it is, its curves while it is made; begin, stop, go on."""
 
-import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,47 +10,89 @@ import gradio as gr
 from distill.presets import Method
 from ui import processes
 from ui.app_config import AppConfig
+from ui.distill_config import DistillConfig
 from ui.jobs import sentence
-from ui.results import opened, zipped
-from ui.shelf import Shelf, pick, read_json
+from ui.results import charts_of, handed_out, opened, plain, read_rows
+from ui.shelf import DISTILLING, TENSORS, Shelf, pick, read_json, read_settings
+from workbench.config import from_mapping
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PATIENCE = 1.0  # seconds between two looks at the process
-FACTS = ("classes", "images_per_class", "shape", "method", "data", "recipe", "command", "seed", "versions", "checksum")
+STAGES = ("experts", "matching")  # folders that are no part of the product
+EFFORTS = ("auto", "quick", "full")
+FACTS = (
+    "label_names", "images_per_class", "height", "width", "channels", "labels", "preprocessing", "data", "recipe",
+    "command", "versions", "checksum",
+)  # fmt: skip
+CURVES = ("validation_accuracy_average", "validation_accuracy_raw", "loss", "step_size")  # first, where there are any
+FIGURES = ("accuracy on real images", "mean", "deviation", "networks")
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A set as the page shows it."""
+    """A set as the page shows it, finished or not."""
 
     folder: Path
+    text: str
     picture: "Image | None"
+    charts: str
+    accuracies: list[list[str]]
     card: str
     facts: dict[str, Any]
 
-
-def read_set(folder: Path) -> DistilledSet:
-    """The picture, the card without its pictures, and the facts of a distilled set."""
-    picture, card = folder / "grid.png", folder / "README.md"
-    text = card.read_text().split("\n---\n", 1)[-1] if card.exists() else "This set has no card."
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("![")]
-    metadata = read_json(folder / "metadata.json")
-    facts = {key: metadata[key] for key in FACTS if key in metadata}
-    return DistilledSet(folder, opened(picture) if picture.exists() else None, "\n".join(lines), facts)
+    @property
+    def finished(self) -> bool:
+        """Whether it can be used."""
+        return (self.folder / TENSORS).exists() and (self.folder / "metadata.json").exists()
 
 
-def words_of(data: str, images_per_class: int, method: str, effort: str, output: Path, device: str) -> list[str]:
-    """The command that distils. Raises UserError for what is no method or effort."""
-    for given, known in ((method, get_args(Method)), (effort, ("auto", "quick", "full"))):
+def read_set(folder: Path, name: str) -> DistilledSet:
+    """All that is there of a finished, running or stopped distillation."""
+    metadata, curves = read_json(folder / "metadata.json"), folder / "matching" / "metrics.jsonl"
+    started = processes.find(name)
+    state = "finished" if metadata else "not finished: Go on takes it further"
+    state = "running" if started is not None and started.runs else state
+    charts = charts_of(read_rows(curves), CURVES) if curves.exists() else ""
+    card = folder / "README.md"
+    return DistilledSet(
+        folder, f"**{plain(name)}**: {state}.", newest_picture(folder), charts, accuracies(folder, metadata),
+        without_pictures(card.read_text()) if card.exists() else "There is no card yet.",
+        {key: metadata[key] for key in FACTS if key in metadata},
+    )  # fmt: skip
+
+
+def newest_picture(folder: Path) -> "Image | None":
+    """All images of the set; of one that is being made, as they last were."""
+    samples = sorted((folder / "matching" / "samples").glob("step-*.png"))
+    found = [path for path in (folder / "grid.png", *samples[-1:]) if path.exists()]
+    return opened(found[0]) if found else None
+
+
+def accuracies(folder: Path, metadata: dict[str, Any]) -> list[list[str]]:
+    """What was measured so far, a figure a row, in the order of FIGURES."""
+    measured = [metadata, *(read_json(folder / "matching" / name) for name in ("figures.json", "figures.json.partial"))]
+    figures: dict[str, Any] = next((one["figures"] for one in measured if one.get("figures")), {})
+    return [[name, f"{one['mean']:.1%}", f"{one['std']:.1%}", str(one["n"])] for name, one in figures.items()]
+
+
+def without_pictures(card: str) -> str:
+    """A card's Markdown without its header and its pictures, which are shown beside it."""
+    text = card.split("\n---\n", 1)[-1]
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("!["))
+
+
+def request(
+    data: str, images_per_class: int, method: Any, effort: Any, output: Path, device: Any = "auto"
+) -> DistillConfig:
+    """The settings of `workbench distill` that the page's fields are. UserError for what is no method or effort."""
+    for given, known in ((method, get_args(Method)), (effort, EFFORTS)):
         if given not in known:
             raise UserError(f"{given!r} cannot be chosen; choose one of {', '.join(known)}")
-    return [
-        "distill", data, "--images-per-class", str(int(images_per_class)), "--method", method, "--effort", effort,
-        "--output", str(output), "--device", device,
-    ]  # fmt: skip
+    return DistillConfig(
+        data=data, output=output, images_per_class=int(images_per_class), method=method, effort=effort, device=device
+    )
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -63,44 +104,61 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             name = gr.Dropdown(names, value=names[0] if names else None, label="Distilled set", allow_custom_value=True)
+            refresh = gr.Button("Look again for sets", size="sm")
             with gr.Row():
-                show = gr.Button("Show", variant="primary")
-                refresh = gr.Button("Look again")
+                show = gr.Button("Show", variant="primary", min_width=90)
+                again = gr.Button("Go on", min_width=90)
+                stop = gr.Button("Stop", min_width=90)
             with gr.Accordion("Distil a data set", open=not names):
                 data = gr.Dropdown(sources, value=sources[0], label="Data set", allow_custom_value=True)
                 count = gr.Slider(1, 50, 1, step=1, label="Images of each class")
                 method = gr.Dropdown(list(get_args(Method)), value="ftd", label="Method")
-                effort = gr.Dropdown(["auto", "quick", "full"], value="auto", label="Effort",
+                effort = gr.Dropdown(list(EFFORTS), value="auto", label="Effort",
                                      info="quick is minutes on a processor; full needs a GPU.")  # fmt: skip
-                with gr.Row():
-                    start = gr.Button("Distil")
-                    stop = gr.Button("Stop")
-                running = gr.Textbox(visible=False, label="Started")
-                log = gr.Textbox(label="What it says", lines=8, max_lines=8, autoscroll=True)
+                start = gr.Button("Distil")
+            log = gr.Textbox(label="What it says", lines=8, max_lines=8, autoscroll=True)
         with gr.Column(scale=3, min_width=280):
+            summary = gr.Markdown("Choose a distilled set and click Show." if names else "Distil a data set.")
             picture = gr.Image(label="All images of the set", format="png", interactive=False, elem_classes="pixels",
                                elem_id="distilled")  # fmt: skip
-            card = gr.Markdown("Choose a distilled set, or distil a data set." if not names else "")
-            facts = gr.JSON(label="How it was made", open=False)
+            figures = gr.Dataframe(
+                headers=list(FIGURES), label="Measured", interactive=False, wrap=True, elem_id="measured",
+                elem_classes="plain-table",
+            )  # fmt: skip
+            charts = gr.HTML(label="Curves", elem_id="matching")
+            with gr.Accordion("The card: what it is, and how to train on it", open=False):
+                card = gr.Markdown()
+            with gr.Accordion("How it was made", open=False):
+                facts = gr.JSON(show_label=False)
             download = gr.DownloadButton("Download the set", visible=False)
     gr.Examples([["fashion-mnist:extract", 1, "ftd", "quick"]], [data, count, method, effort], label="Examples")
-    show.click(_show(shelf), name, [picture, card, facts, download], api_name="show_distilled")
+    seen = [summary, picture, figures, charts, card, facts, download, log]
+    gr.on([show.click, name.select], _show(shelf), name, seen, api_name="show_distilled")
     refresh.click(lambda: gr.update(choices=list(shelf.distilled_sets())), None, name, api_visibility="private")
-    start.click(
-        _distil(shelf, config), [data, count, method, effort], [running, log], api_name="distill",
-        concurrency_id="process", concurrency_limit=2,
-    )  # fmt: skip
-    stop.click(lambda run: sentence(lambda: processes.stop(run)), running, None, api_name="stop_distilling")
+    stop.click(stop_distilling, name, None, api_name="stop_distilling")
+    shared: dict[str, Any] = {"concurrency_id": "process", "concurrency_limit": 2}
+    live, fields = [name, log, charts, picture], [data, count, method, effort]
+    begun = start.click(_distil(shelf, config), fields, live, api_name="distill", **shared)
+    gone_on = again.click(_go_on(shelf, config), name, live, api_name="resume_distilling", **shared)
+    for event in (begun, gone_on):
+        event.then(_show(shelf), name, seen, api_visibility="private")
+
+
+def stop_distilling(distilled_set: str) -> None:
+    """Ask a distillation that was started here to save and end."""
+    sentence(lambda: processes.stop(distilled_set))
 
 
 def _show(shelf: Shelf) -> Any:
     def show_distilled(distilled_set: str) -> tuple[Any, ...]:
-        """A distilled set's picture, its card, how it was made, and a zip file of it."""
-        found = sentence(lambda: read_set(Path(pick(shelf.distilled_sets, distilled_set, "distilled set"))))
-        copy = shelf.new_result("distilled-copy")
-        copy.parent.mkdir(exist_ok=True)
-        archive = zipped(found.folder, copy)
-        return found.picture, found.card, found.facts, gr.update(value=archive, visible=True)
+        """A distilled set: its state, picture, figures, curves, card, how it was made, a zip file of it, its log."""
+        folder = Path(sentence(lambda: pick(shelf.distilled_sets, distilled_set, "distilled set")))
+        found, started = read_set(folder, distilled_set), processes.find(distilled_set)
+        archive = handed_out(shelf, folder, STAGES) if found.finished else None
+        return (
+            found.text, found.picture, found.accuracies, found.charts, found.card, found.facts,
+            gr.update(value=archive, visible=found.finished), "" if started is None else started.told,
+        )  # fmt: skip
 
     return show_distilled
 
@@ -109,18 +167,43 @@ def _distil(shelf: Shelf, config: AppConfig) -> Any:
     def distill(
         data_set: str, images_per_class: int = 1, method: str = "ftd", effort: str = "auto"
     ) -> Generator[Any, None, None]:
-        """Start distilling; tells what the process prints. It goes on when the page is closed."""
+        """Start distilling; tells its name, what it prints, its curves and newest picture.
 
-        def begin() -> tuple[str, processes.Started]:
-            output = shelf.new_result("distilled")
+        It goes on when the page is closed.
+        """
+
+        def begin() -> processes.Started:
             data = pick(shelf.data_sets, data_set, "data set")
-            words = words_of(data, images_per_class, method, effort, output, config.device)
-            return shelf.shown(output), processes.start(shelf.shown(output), words, output.with_suffix(".log"))
+            asked = request(data, images_per_class, method, effort, output, config.device)
+            return processes.start(
+                shelf.shown(output), processes.words_of("distill", asked), output.with_suffix(".log")
+            )
 
-        name, started = sentence(begin)
-        while started.runs:
-            yield name, started.tail
-            time.sleep(PATIENCE)
-        yield name, f"{started.tail}\n(ended with code {started.process.returncode})"
+        output = shelf.new_result("distilled")
+        yield from _watch(shelf, sentence(begin), output)
 
     return distill
+
+
+def _go_on(shelf: Shelf, config: AppConfig) -> Any:
+    def resume_distilling(distilled_set: str) -> Generator[Any, None, None]:
+        """Go on with a distillation that was stopped, by its own settings; tells the same as distill."""
+
+        def begin() -> tuple[processes.Started, Path]:
+            folder = Path(pick(shelf.distilled_sets, distilled_set, "distilled set"))
+            if not (folder / DISTILLING).exists():
+                raise UserError(f"{distilled_set} was not made by workbench distill here, and cannot be gone on with")
+            stored = from_mapping(DistillConfig, read_settings(folder / DISTILLING) | {"output": str(folder)})
+            words = processes.words_of("distill", replace(stored, device=config.device))
+            return processes.start(distilled_set, words, folder.with_name(f"{folder.name}.log")), folder
+
+        yield from _watch(shelf, *sentence(begin))
+
+    return resume_distilling
+
+
+def _watch(shelf: Shelf, started: processes.Started, folder: Path) -> Generator[Any, None, None]:
+    name = shelf.shown(folder)
+    for told in started.watch():
+        found = read_set(folder, name)
+        yield gr.update(choices=list(shelf.distilled_sets()), value=name), told, found.charts, found.picture

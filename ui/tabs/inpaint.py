@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,15 @@ import gradio as gr
 
 from ui.app_config import AppConfig
 from ui.inpaint import RESULT, InpaintCommandConfig, fill
-from ui.jobs import Report, follow, sentence
-from ui.results import where, zipped
-from ui.shelf import Shelf, pick
-from ui.uploads import hole_of, picture_input, read_upload
+from ui.jobs import Report, follow, reporting_passes, sentence
+from ui.results import plain, where, zipped
+from ui.shelf import Choices, Shelf, pick
+from ui.uploads import example_pictures, grown, hole_of, picture_input, read_upload
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool
     from PIL.Image import Image
 
 VIEW = 640  # pixels of the longer side, where the mask is painted
@@ -35,23 +38,22 @@ class Filled:
     folder: Path
     variants: list[tuple[str, str]]
     structures: list[tuple[str, str]]
+    rivals: list[tuple[str, str]]
     notes: list[str]
 
 
 def fill_upload(
-    config: InpaintCommandConfig, upload: str | None, editor: dict[str, Any] | None, mask: str | None, report: Report
+    config: InpaintCommandConfig, upload: str | None, hole: "Bool[np.ndarray, 'h w']", rivals: Choices, report: Report
 ) -> Filled:
-    """Fill what is painted, or white in the uploaded mask; nothing is left of what is stopped.
+    """Fill the hole of an uploaded picture, also by each rival once; nothing is left of what is stopped.
 
-    Raises UserError for a picture or mask that cannot be used, and as `fill` does.
+    Raises UserError as `fill` does; what a rival cannot do becomes a note.
     """
     import numpy as np
     from PIL import Image
 
     from ui.models import inpainter
 
-    picture = read_upload(upload, config.max_image_pixels)
-    hole = hole_of(editor, mask, picture.size, config.max_image_pixels)
     opened = inpainter(config.pipeline, config.device)
     rows = 0
 
@@ -65,7 +67,42 @@ def fill_upload(
         shutil.copyfile(str(upload), config.image)  # the file itself: no name from outside, no pixel changed
         Image.fromarray(hole.astype(np.uint8) * 255).save(config.mask)
         fill(config, opened, on_row)
-    return shown(config.output)
+        shutil.copyfile(config.mask, config.output / "mask.png")
+        made = shown(config.output)
+        try:
+            for number, (name, spec) in enumerate(rivals.items()):
+                fill_by_rival(config, name, spec, made.folder / f"rival-{number}", report, made)
+        except BaseException:
+            shutil.rmtree(made.folder)
+            raise
+    return made
+
+
+def fill_by_rival(
+    config: InpaintCommandConfig, name: str, spec: str, output: Path, report: Report, made: Filled
+) -> None:
+    """Fill the same hole in another way, once; adds to what is made the picture, or a note why there is none."""
+    from ui.models import inpainter
+
+    asked = InpaintCommandConfig(
+        image=config.image, mask=config.mask, output=output, pipeline=spec, num_variants=1, seed=config.seed,
+        max_image_pixels=config.max_image_pixels, device=config.device,
+    )  # fmt: skip
+    report(0.0, name)
+    try:
+        opened = inpainter(spec, config.device)
+        with _stoppable(opened, report):
+            fill(asked, opened)
+    except UserError as error:
+        made.notes.append(f"{name}: {error}")
+    else:
+        made.rivals.append((str(output / "variant-00.png"), name))
+
+
+def _stoppable(opened: Any, report: Report) -> AbstractContextManager[None]:
+    """RePaint asks a network very often: each time is a place to stop."""
+    network = getattr(getattr(opened, "denoiser", None), "transformer", None)
+    return nullcontext() if network is None else reporting_passes(network, report)
 
 
 def shown(folder: Path) -> Filled:
@@ -77,7 +114,7 @@ def shown(folder: Path) -> Filled:
         variants.append((str(folder / one["file"]), f"variant {number}, seed {one['seed']}{likely}"))
         if "structure" in one:
             structures.append((str(folder / one["structure"]), f"structure of variant {number}"))
-    return Filled(folder, variants, structures, record["notes"])
+    return Filled(folder, variants, structures, [], record["notes"])
 
 
 def view_of(upload: str | None, max_pixels: int) -> "Image":
@@ -94,6 +131,17 @@ def view_of(upload: str | None, max_pixels: int) -> "Image":
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
 
 
+def required_hole(
+    upload: str | None, editor: dict[str, Any] | None, mask: str | None, grow: int, max_pixels: int
+) -> "Bool[np.ndarray, 'h w']":
+    """What is painted, or white in the uploaded mask, larger by `grow` pixels, at the picture's size.
+
+    Raises UserError for a picture or a mask that cannot be used.
+    """
+    picture = read_upload(upload, max_pixels)
+    return grown(hole_of(editor, mask, picture.size, max_pixels), grow)
+
+
 def completions(shelf: Shelf) -> dict[str, str]:
     """Earlier completions, which can be asked for more like them."""
     return {path.parent.name: str(path) for path in sorted((shelf.root / "app").glob(f"*/{RESULT}"))}
@@ -104,7 +152,7 @@ def completions(shelf: Shelf) -> dict[str, str]:
 
 def build(shelf: Shelf, config: AppConfig) -> None:
     """Lay the tab out."""
-    names = list(shelf.inpainters())
+    names, rivals = list(shelf.inpainters()), list(shelf.rivals())
     if names in ([], ["telea"]):
         gr.Markdown(NO_MODEL)
     with gr.Row():
@@ -115,50 +163,63 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 format="png", canvas_size=(VIEW, VIEW), height=420, elem_id="inpaint-editor",
                 brush=gr.Brush(default_size=32, colors=["#e5383b"], color_mode="fixed"),
             )  # fmt: skip
-            with gr.Accordion("Or upload a mask (no mouse needed)", open=False):
+            with gr.Accordion("The mask: upload (no mouse needed), grow, shrink, keep", open=False):
                 mask = picture_input("Mask: white is what to fill, at the picture's size", height=160)
+                grow = gr.Slider(-32, 32, 0, step=1, label="Grow by so many pixels", info="Less than 0 shrinks it.")
+                look = gr.Button("Show the mask", size="sm")
+                used = gr.Image(label="The mask as it is used", format="png", interactive=False, height=160)
             pipeline = gr.Dropdown(names, value=names[0] if names else None, label="Model", allow_custom_value=True)
             count = gr.Slider(1, min(24, config.max_images), 6, step=1, label="Variants")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Variant k is drawn from seed + k.")
             with gr.Accordion("More settings", open=False):
+                others = gr.Dropdown(
+                    rivals, value=[], multiselect=True, label="Rivals on the same mask", allow_custom_value=True,
+                    info="RePaint asks a generator that never saw holes, about 250 times: it takes long.",
+                )  # fmt: skip
                 temperature = gr.Slider(0.1, 1.5, 1.0, label="Temperature", info="Less is likelier and less varied.")
                 keep = gr.Slider(0.0, 1.0, 0.5, label="More like this: share of the structure to keep, from the top")
             with gr.Row():
-                start = gr.Button("Fill", variant="primary")
-                more = gr.Button("More like the chosen one")
-                stop = gr.Button("Stop")
+                start = gr.Button("Fill", variant="primary", min_width=90)
+                stop = gr.Button("Stop", min_width=90)
+            more = gr.Button("More like the chosen variant")
         with gr.Column(scale=3, min_width=280):
-            gallery = gr.Gallery(
-                label="Variants", columns=3, object_fit="contain", height=360, format="png", elem_classes="pixels",
-                elem_id="filled",
-            )  # fmt: skip
-            structures = gr.Gallery(
-                label="Structures they were painted over", columns=6, object_fit="contain", height=130, format="png",
-                elem_classes="pixels",
-            )  # fmt: skip
-            slider = gr.ImageSlider(label="Before and after: click a variant", elem_classes="pixels", format="png")
+            shared: dict[str, Any] = {"object_fit": "contain", "format": "png", "elem_classes": "pixels"}
+            gallery = gr.Gallery(label="Variants", columns=3, height=360, elem_id="filled", **shared)
+            slider = gr.ImageSlider(
+                label="Before and after: click a variant", elem_classes="pixels", format="png", elem_id="before-after"
+            )
+            structures = gr.Gallery(label="Structures they were painted over", columns=6, height=150, **shared)
+            beside = gr.Gallery(label="Rivals", columns=3, height=290, fit_columns=False, elem_id="rivals", **shared)
             summary = gr.Markdown("Every pixel outside the hole stays as it is.")
             download = gr.DownloadButton("Download all variants", visible=False)
     result, chosen = gr.Textbox(visible=False, label="Result"), gr.Number(0, visible=False, precision=0, label="Chosen")
-    fields = [picture, editor, mask, pipeline, count, seed, temperature, keep]
-    outputs = [gallery, structures, summary, download, result]
+    fields = [picture, editor, mask, pipeline, count, seed, temperature, keep, grow, others]
+    outputs = [gallery, structures, beside, summary, download, result]
     _connect(shelf, config, fields, [result, chosen], (start, more, stop), outputs)
     _connect_views(shelf, config, picture, editor, gallery, result, chosen, slider)
+    look.click(_mask(config), [picture, editor, mask, grow], used, api_name="mask")
+    if names and (pictures := example_pictures()):
+        gr.Examples([[path] for path in pictures], [picture], label="Examples: choose one, then paint")
+
+
+def _mask(config: AppConfig) -> Any:
+    def mask(picture: str, editor: Any, mask: str | None = None, grow: int = 0) -> Any:
+        """What would be filled, white on black, at the picture's size."""
+        from PIL import Image
+
+        hole = sentence(lambda: required_hole(picture, editor, mask, int(grow), config.max_image_pixels))
+        return Image.fromarray(hole)
+
+    return mask
 
 
 def _connect(
     shelf: Shelf, config: AppConfig, fields: list[Any], like: list[Any], buttons: tuple[Any, ...], outputs: list[Any]
 ) -> None:
-    def inpaint(
-        picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int = 6, seed: int = 0,
-        temperature: float = 1.0, keep: float = 0.5, like: str | None = None, like_variant: int = 0,
-        progress: gr.Progress = gr.Progress(),
-    ) -> Generator[Any, None, None]:  # fmt: skip
-        """Fill the hole in several ways; returns variants, structures, where they are kept, a zip, and their name.
-
-        `like` is the name of an earlier result of this picture and mask, of which more like `like_variant` are wanted.
-        """
-
+    def filled(
+        picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int, seed: int, temperature: float,
+        keep: float, grow: int, rivals: Sequence[str], like: str | None, like_variant: int, progress: gr.Progress,
+    ) -> Generator[Any, None, tuple[Any, ...]]:  # fmt: skip
         def work(report: Report) -> Filled:
             if num_variants > config.max_images:
                 raise UserError(f"{num_variants} variants are too many for one click; ask for {config.max_images}")
@@ -170,24 +231,40 @@ def _connect(
                 like_variant=int(like_variant), seed=int(seed), max_image_pixels=config.max_image_pixels,
                 device=config.device,
             )  # fmt: skip
-            return fill_upload(asked, picture, editor, mask, report)
+            others = {name: pick(shelf.rivals, name, "rival") for name in rivals}
+            hole = required_hole(picture, editor, mask, int(grow), config.max_image_pixels)
+            return fill_upload(asked, picture, hole, others, report)
 
         made = yield from follow(work, progress)
-        text = where(shelf, made.folder, " ".join([f"{len(made.variants)} variants.", *map(_as_sentence, made.notes)]))
+        notes = [plain(note) for note in map(_as_sentence, made.notes)]
+        count = f"{len(made.variants)} variant{'s' * (len(made.variants) != 1)}."
+        text = " ".join([where(shelf, made.folder, count), *notes])
         download = gr.update(value=zipped(made.folder), visible=True)
-        yield made.variants, made.structures, text, download, made.folder.name
+        return made.variants, made.structures, made.rivals, text, download, made.folder.name
+
+    def inpaint(
+        picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int = 6, seed: int = 0,
+        temperature: float = 1.0, keep: float = 0.5, grow: int = 0, rivals: Sequence[str] = (), like: str | None = None,
+        like_variant: int = 0, progress: gr.Progress = gr.Progress(),
+    ) -> Generator[Any, None, None]:  # fmt: skip
+        """Fill the hole in several ways; returns variants, structures, rivals, where they are kept, a zip, their name.
+
+        `like` is the name of an earlier result of this picture and mask, of which more like `like_variant` are wanted.
+        """
+        asked = (picture, editor, mask, pipeline, num_variants, seed, temperature, keep, grow, rivals)
+        yield (yield from filled(*asked, like, like_variant, progress))
 
     def more_like_this(
         picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int, seed: int, temperature: float,
-        keep: float, like: str, like_variant: int, progress: gr.Progress = gr.Progress(),
+        keep: float, grow: int, rivals: Sequence[str], like: str, like_variant: int,
+        progress: gr.Progress = gr.Progress(),
     ) -> Generator[Any, None, None]:  # fmt: skip
-        """As inpaint, like a variant of an earlier result, from the seeds after this one's."""
+        """As inpaint, like a variant of an earlier result, from the seeds after this one's; rivals stay as they are."""
         if not like:
             raise gr.Error("there is no variant yet; fill the hole first, then click one", print_exception=False)
-        seed += num_variants
-        yield from inpaint(
-            picture, editor, mask, pipeline, num_variants, seed, temperature, keep, like, like_variant, progress
-        )
+        asked = (picture, editor, mask, pipeline, num_variants, seed + num_variants, temperature, keep, grow, ())
+        variants, structures, _, *rest = yield from filled(*asked, like, like_variant, progress)
+        yield variants, structures, gr.skip(), *rest
 
     start, more, stop = buttons
     shared: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": outputs[0]}
@@ -195,7 +272,7 @@ def _connect(
     first = start.click(inpaint, [*fields, fresh, none], outputs, api_name="inpaint", **shared)
     second = more.click(more_like_this, [*fields, *like], outputs, api_name="more_like_this", **shared)
     stopped = "Stopped: nothing is kept."
-    stop.click(lambda: stopped, None, outputs[2], cancels=[first, second], api_visibility="private")
+    stop.click(lambda: stopped, None, outputs[3], cancels=[first, second], api_visibility="private")
 
 
 def _connect_views(

@@ -9,17 +9,16 @@ import gradio as gr
 from ui import processes
 from ui.app_config import AppConfig
 from ui.jobs import sentence
-from ui.results import opened
-from ui.shelf import Shelf, pick
+from ui.results import charts_of, opened, read_rows
+from ui.run import RECIPES
+from ui.shelf import Shelf, pick, read_settings
 from workbench.errors import UserError
-from workbench.line_chart import Point, line_chart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SECONDS = 2.0  # between two looks
 SHOWN = ("loss", "grad_norm", "images_per_second")  # first, where a run has them
-CHARTS = 6
 SAMPLES = 3
 
 
@@ -44,29 +43,16 @@ def look(folder: Path, name: str) -> Look:
     state = "running here" if started is not None and started.runs else state
     step = rows[-1]["step"] if rows else 0
     samples = sorted((folder / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)[-SAMPLES:]
-    return Look(
-        f"**{name}**: {state}, step {step:,}.", charts_of(rows), [(opened(path), path.stem) for path in samples[::-1]],
-        started.tail if started is not None else "",
-    )  # fmt: skip
+    pictures = [(opened(path), path.stem) for path in samples[::-1]]
+    told = started.told if started is not None else ""
+    return Look(f"**{name}**: {state}, step {step:,}.", charts_of(rows, SHOWN), pictures, told)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl."""
-    from workbench.metrics_log import read_metrics
-
-    return [row for row in read_metrics(path) if isinstance(row, dict) and isinstance(row.get("step"), int)]
-
-
-def charts_of(rows: list[dict[str, Any]]) -> str:
-    """A chart for each figure, the loss first, as HTML; names are escaped."""
-    series: dict[str, list[Point]] = {}
-    for row in rows:
-        for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
-                series.setdefault(key, []).append((row["step"], value))
-    order = sorted(series, key=lambda key: (SHOWN.index(key) if key in SHOWN else len(SHOWN), key))[:CHARTS]
-    charts = "".join(f"<figure>{line_chart({key: series[key]}, 'step', key)}</figure>" for key in order)
-    return f'<div class="charts">{charts or "<p>No figures yet.</p>"}</div>'
+def check_resumable(folder: Path, name: str) -> None:
+    """Raise UserError for a run that `workbench run` does not know: a stage of a larger command."""
+    recipe = read_settings(folder / "config.yaml").get("recipe")
+    if recipe not in RECIPES:
+        raise UserError(f"{name} is a stage ({recipe}) of another command; go on with that command, or in its own tab")
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
@@ -129,6 +115,7 @@ def _resume(shelf: Shelf) -> Any:
 
         def begin() -> None:
             folder = Path(pick(shelf.runs, run, "run"))
+            check_resumable(folder, run)
             log = folder.with_name(f"{folder.name}.log")
             processes.start(run, ["run", str(folder / "config.yaml")], log)
 
