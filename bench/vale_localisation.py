@@ -116,7 +116,8 @@ def pictures_part(options: argparse.Namespace, kept: Kept) -> str:
     heads = [name for name in rows[0] if name not in ("image", "label")]
     lines = [[row["image"], row["label"], *(f"{row[name]:.3f}" for name in heads)] for row in rows]
     means = ["mean", "", *(f"{fmean(row[name] for row in rows if row[name] == row[name]):.3f}" for name in heads)]
-    return table(["image", "class", *heads], [*lines, means]) + f"\n\n![All of them]({options.picture})"
+    beside = os.path.relpath(options.picture, Path(options.output or options.results / "table.md").parent)
+    return table(["image", "class", *heads], [*lines, means]) + f"\n\n![All of them]({beside})"
 
 
 def _spread(values: list[float]) -> str:
