@@ -1,7 +1,7 @@
 """Put a trained network whose run measured it already into the zoo: its files, and its card with the zoo's name.
 
-    python bench/copy_to_zoo.py runs/segmenter/segmenter zoo/small-sam
-    python bench/copy_to_zoo.py runs/captioner/captioner zoo/small-captioner
+python bench/copy_to_zoo.py runs/segmenter/segmenter zoo/small-sam
+python bench/copy_to_zoo.py runs/captioner/captioner zoo/small-captioner
 """
 
 import argparse
