@@ -8,18 +8,19 @@ about the paper's own choices, and where the default departs from its code, stan
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from augment_synth.backgrounds import TextureSwapper
+from augment_synth.backgrounds import open_swapper
 from augment_synth.captions import Captioner, open_captioner
 from augment_synth.components import Component
 from augment_synth.debias_config import DebiasConfig
 from augment_synth.debias_data import DebiasData
-from augment_synth.edit_log import EditRow, StepCache, content_hash
+from augment_synth.edit_log import EditRow, StepCache, batches, content_hash
 from augment_synth.edits import Editing, Subject
 from augment_synth.extractors import open_extractor
 from augment_synth.features import Features, merged, same_thing
@@ -60,14 +61,14 @@ def discover(config: DebiasConfig, data: DebiasData, classifier: PixelClassifier
     probabilities = class_probabilities(classifier, data.images, data.label_names, config.batch_size)
     pool, notes = hold_out_pool(data, probabilities, config.max_images_per_class, config.seed)
 
-    described, speakers = describe(config, data, cache, device)
+    described, speakers, remarks = describe(config, data, cache, device)
 
     label_masks, finder = find_labels(config, data, cache, device)
     object_masks, grounder = find_objects(config, data, label_masks, [f.foreground for f in described], cache, device)
     names = merged(Counter(f.background for f in described if f.background), same_thing)
     subject = Subject(data, described, label_masks, object_masks, names, probabilities)
     backgrounds = [names[f.background] if f.background else None for f in described]
-    swapper = TextureSwapper.of(data.images, subject.occupied, backgrounds, config.seed)
+    swapper = open_swapper(config.swapper, data.images, subject.occupied, backgrounds, config.seed, device)
     remover = open_remover(config.remover, device)
 
     components = (*speakers, finder, grounder, remover.component, swapper.component)
@@ -80,7 +81,7 @@ def discover(config: DebiasConfig, data: DebiasData, classifier: PixelClassifier
     alternates = 1 if config.mode == "paper" else config.alternates
     found = candidates(subject, pool, swapper.can_make, alternates, config.seed)
     rows, ranking, grid = examine(config, editing, found, pool)
-    notes += _silent_backgrounds(subject, found)
+    notes += remarks + _silent_backgrounds(subject, found)
     return Discovery(editing, pool, tuple(found), rows, ranking, grid, components, (*data.notes, *notes))
 
 
@@ -134,16 +135,16 @@ def hold_out_pool(
 
 def describe(
     config: DebiasConfig, data: DebiasData, cache: StepCache, device: str
-) -> tuple[list[Features], list[Component]]:
-    """Captions of all training images (the donors of backgrounds too), and the features in them."""
+) -> tuple[list[Features], list[Component], tuple[str, ...]]:
+    """Captions of all training images (the donors of backgrounds too) and the features in them; who said so, and what
+    must be known of it."""
     given = config.given_features()
     if given is not None and data.captions is None and config.captioner == "auto":
-        return _given_everywhere(given, len(data)), [
-            Component("extract", "--edits", "person", "the same for all images")
-        ]
+        person = Component("extract", "--edits", "person", "the same for all images")
+        return _given_everywhere(given, len(data)), [person], ()
     captions, captioner = _captions(config, data, cache, device)
-    described, extractor = _features(config, data, captions, cache, device)
-    return described, [captioner, extractor]
+    described, extractor, notes = _features(config, data, captions, cache, device)
+    return described, [captioner, extractor], notes
 
 
 def _captions(config: DebiasConfig, data: DebiasData, cache: StepCache, device: str) -> tuple[list[str], Component]:
@@ -151,22 +152,29 @@ def _captions(config: DebiasConfig, data: DebiasData, cache: StepCache, device: 
     if captioner.component.kind == "data":
         return captioner.caption(data.images, range(len(data))), captioner.component
     captions: list[str] = []
-    for start in range(0, len(data), config.batch_size):
-        part = slice(start, start + config.batch_size)
-        images, positions = data.images[part], range(len(data))[part]
+    for images, positions in batches(data.images, range(len(data)), config.batch_size):
         key = {"component": str(captioner.component), "images": images.numpy().tobytes(), "positions": list(positions)}
-        captions += cache.json("captions", key, lambda: captioner.caption(images, positions))  # noqa: B023
+        captions += cache.json("captions", key, partial(captioner.caption, images, positions))
     return captions, captioner.component
 
 
 def _features(
     config: DebiasConfig, data: DebiasData, captions: Sequence[str], cache: StepCache, device: str
-) -> tuple[list[Features], Component]:
+) -> tuple[list[Features], Component, tuple[str, ...]]:
     extractor = open_extractor(config.extractor, config.label_synonyms(), device)
     pairs = [(caption, data.label_names[label]) for caption, label in zip(captions, data.labels.tolist(), strict=True)]
     key = {"pairs": pairs, "component": str(extractor.component), "synonyms": config.label_synonyms()}
-    said = cache.json("features", key, lambda: [vars(features) for features in extractor.extract(pairs)])
-    return [Features(**{**found, "foreground": tuple(found["foreground"])}) for found in said], extractor.component
+
+    def extract() -> dict[str, Any]:
+        found = extractor.extract(pairs)
+        return {"features": [vars(features) for features in found], "notes": extractor.notes}
+
+    said = cache.json("phrases", key, extract)
+    found = [
+        Features(**{**features, "foreground": tuple(features["foreground"]), "caption": caption})
+        for features, caption in zip(said["features"], captions, strict=True)
+    ]
+    return found, extractor.component, tuple(said["notes"])
 
 
 def _given_everywhere(given: Sequence[tuple[str, str]], count: int) -> list[Features]:

@@ -1,7 +1,8 @@
-"""Another background behind the same things: textures cut from training images whose captions name it.
+"""Another background behind the same things: that of a training image whose caption names it.
 
-The cut is the largest rectangle free of objects, mirrored until it fills the picture, so that nothing of the donor's
-own objects (not even their outline) comes along. It suits textures; scenes with a layout want an editing model.
+Where the donor has objects, they and a margin around them are filled with its largest rectangle free of objects,
+mirrored in turn, so that nothing of them comes along; donors whose objects lie behind what is kept go first. It suits
+textures; scenes with a layout want an editing model (`instruction.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,34 +10,44 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from augment_synth.components import Component
+from augment_synth.removal import grown
 from workbench import seeds
 
+TEXTURE = "texture"
 CANDIDATES, DONORS = 96, 48  # images looked at for a background, and kept
 LEAST_SIDE = 1 / 6  # of the picture's shorter side: narrower strips are no texture
+MARGIN = 0.05  # of the shorter side, around a donor's objects
+CHOICE = 8  # donors among which the seed chooses: those with the least to fill
 DONOR_STREAM, CUT_STREAM = 11, 12
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Images whose backgrounds are replaced: what of each is kept, its background's name and the other one's, its seed,
+    and its position in the data."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    kept: Bool[Tensor, "n h w"]
+    old: Sequence[str]
+    new: Sequence[str]
+    seeds: Sequence[int]
+    positions: Sequence[int]
 
 
 @runtime_checkable
 class Swapper(Protocol):
-    """Puts other backgrounds behind what is kept."""
+    """Puts other backgrounds behind what is kept. The placebo's other background is the same one."""
 
     component: Component
 
     def can_make(self, background: str) -> bool: ...
 
-    def swap(
-        self,
-        images: UInt8[Tensor, "n 3 h w"],
-        kept: Bool[Tensor, "n h w"],
-        old: Sequence[str],
-        new: Sequence[str],
-        seeds: Sequence[int],
-        positions: Sequence[int],
-    ) -> UInt8[Tensor, "n 3 h w"]: ...
+    def swap(self, wanted: Swaps) -> UInt8[Tensor, "n 3 h w"]: ...
 
 
 class Rectangle(NamedTuple):
@@ -49,21 +60,24 @@ class Rectangle(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A texture: where it is from, and its pixels."""
+class Donor:
+    """An image's background: its position, its pixels, where its objects are with a margin, and a cut free of them."""
 
     position: int
-    pixels: UInt8[Tensor, "3 _ _"]
+    image: UInt8[Tensor, "3 h w"]
+    occupied: Bool[Tensor, "h w"]
+    cut: UInt8[Tensor, "3 _ _"]
 
 
 class TextureSwapper:
-    """Backgrounds from training images. The placebo is another cut of the same kind, never of the image itself."""
+    """Backgrounds of training images. The placebo is another one of the same kind, never the image's own."""
 
-    def __init__(self, cuts: Mapping[str, Sequence[Cut]]) -> None:
-        self.cuts = cuts
-        counts = ", ".join(f"{name}: {len(found)}" for name, found in cuts.items())
+    def __init__(self, donors: Mapping[str, Sequence[Donor]]) -> None:
+        self.donors = donors
+        self.occupied = {name: torch.stack([d.occupied for d in found]) for name, found in donors.items() if found}
+        counts = ", ".join(f"{name}: {len(found)}" for name, found in donors.items())
         self.component = Component(
-            "swap background", "texture cuts", "offline_standin", f"of training images ({counts})"
+            "swap background", "backgrounds of others", "offline_standin", f"of training images ({counts})"
         )
 
     @classmethod
@@ -74,45 +88,69 @@ class TextureSwapper:
         backgrounds: Sequence[str | None],
         seed: int,
     ) -> "TextureSwapper":
-        """Textures of every background that an image's caption names; `occupied` is where objects are."""
+        """Donors of every background that an image's caption names; `occupied` is where objects are."""
         found = {}
         for number, name in enumerate(sorted({name for name in backgrounds if name})):
             positions = [position for position, other in enumerate(backgrounds) if other == name]
             order = torch.randperm(len(positions), generator=seeds.generator(seed, DONOR_STREAM, number))
-            cuts = [_cut(images[p], occupied[p], p) for p in (positions[k] for k in order[:CANDIDATES].tolist())]
-            wide = [cut for cut in cuts if min(cut.pixels.shape[1:]) >= LEAST_SIDE * min(images.shape[-2:])]
-            found[name] = sorted(wide, key=lambda cut: -cut.pixels[0].numel())[:DONORS]
+            donors = [_donor(images[p], occupied[p], p) for p in (positions[k] for k in order[:CANDIDATES].tolist())]
+            wide = [donor for donor in donors if min(donor.cut.shape[1:]) >= LEAST_SIDE * min(images.shape[-2:])]
+            found[name] = sorted(wide, key=lambda donor: -donor.cut[0].numel())[:DONORS]
         return cls(found)
 
     def can_make(self, background: str) -> bool:
-        """Whether there are textures enough: two, since an image never gets its own."""
-        return len(self.cuts.get(background, ())) >= 2
+        """Whether there are donors enough: two, since an image never gets its own background."""
+        return len(self.donors.get(background, ())) >= 2
 
-    def swap(
-        self,
-        images: UInt8[Tensor, "n 3 h w"],
-        kept: Bool[Tensor, "n h w"],
-        old: Sequence[str],
-        new: Sequence[str],
-        seeds: Sequence[int],
-        positions: Sequence[int],
-    ) -> UInt8[Tensor, "n 3 h w"]:
-        """What is kept on a texture of the new kind, one that is not from the image itself."""
-        size = (images.shape[-2], images.shape[-1])
-        textures = torch.stack([self._texture(*each, size) for each in zip(new, seeds, positions, strict=True)])
-        return torch.where(kept[:, None], images, textures)
+    def swap(self, wanted: Swaps) -> UInt8[Tensor, "n 3 h w"]:
+        """What is kept on a background of the new kind, one that is not from the image itself."""
+        each = zip(wanted.kept, wanted.new, wanted.seeds, wanted.positions, strict=True)
+        return composed(wanted.images, wanted.kept, torch.stack([self._background(*one) for one in each]))
 
-    def _texture(self, name: str, seed: int, position: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    def _background(self, kept: Bool[Tensor, "h w"], name: str, seed: int, position: int) -> UInt8[Tensor, "3 h w"]:
         generator = seeds.generator(seed, CUT_STREAM)
-        others = [cut for cut in self.cuts[name] if cut.position != position]
-        cut = others[int(torch.randint(len(others), (), generator=generator))]
+        to_fill = (self.occupied[name] & ~kept).sum((1, 2)).tolist()
+        others = [k for k, donor in enumerate(self.donors[name]) if donor.position != position]
+        best = sorted(others, key=lambda k: to_fill[k])[:CHOICE]
+        donor = self.donors[name][best[int(torch.randint(len(best), (), generator=generator))]]
         offsets = torch.rand(2, generator=generator).tolist()
-        return mirrored(cut.pixels, size, (offsets[0], offsets[1]))
+        filled = mirrored(donor.cut, (kept.shape[0], kept.shape[1]), (offsets[0], offsets[1]))
+        return torch.where(donor.occupied, filled, donor.image)
 
 
-def _cut(image: UInt8[Tensor, "3 h w"], occupied: Bool[Tensor, "h w"], position: int) -> Cut:
-    top, left, height, width = largest_free(occupied)
-    return Cut(position, image[:, top : top + height, left : left + width])
+def open_swapper(
+    spec: str,
+    images: UInt8[Tensor, "n 3 h w"],
+    occupied: Bool[Tensor, "n h w"],
+    backgrounds: Sequence[str | None],
+    seed: int,
+    device: str,
+) -> Swapper:
+    """texture: from these images; else the folder or hub name of an InstructPix2Pix model, or a UserError."""
+    if spec == TEXTURE:
+        return TextureSwapper.of(images, occupied, backgrounds, seed)
+    from augment_synth.instruction import InstructionSwapper
+
+    return InstructionSwapper.load(spec, device)
+
+
+def composed(
+    images: UInt8[Tensor, "n 3 h w"], kept: Bool[Tensor, "n h w"], backgrounds: UInt8[Tensor, "n 3 h w"]
+) -> UInt8[Tensor, "n 3 h w"]:
+    """What is kept, on other backgrounds.
+
+    A mask's outermost pixels show some of the old background too, which would stay behind as a fringe: they have a
+    third of what they had on a straight edge, and less on a corner.
+    """
+    inside = F.pad(kept[:, None].float(), (1, 1, 1, 1), mode="replicate")
+    alpha = (2 * F.avg_pool2d(inside, 3, 1) - 1).clamp(min=0) * kept[:, None]
+    return (alpha * images + (1 - alpha) * backgrounds).round().byte()
+
+
+def _donor(image: UInt8[Tensor, "3 h w"], occupied: Bool[Tensor, "h w"], position: int) -> Donor:
+    [wide] = grown(occupied[None], MARGIN)
+    top, left, height, width = largest_free(wide)
+    return Donor(position, image, wide, image[:, top : top + height, left : left + width])
 
 
 def mirrored(

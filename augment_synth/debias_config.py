@@ -53,6 +53,9 @@ class DebiasConfig:
     """Training steps of the pointer."""
     remover: str = "pull-push"
     """What fills the place of an object: pull-push, telea, the run of workbench train inpaint, or diffusers:NAME."""
+    swapper: str = "texture"
+    """What replaces a background: texture (from other training images), or the folder or hub name of an InstructPix2Pix
+    model such as timbrooks/instruct-pix2pix."""
 
     max_images_per_class: int = 500
     """Correctly classified images of a class that are screened."""
@@ -65,13 +68,18 @@ class DebiasConfig:
     placebo_ratio: float = 2.0
     """And the flip rate must be more than so many times that of placebo edits."""
     generator: str = "direct"
-    """direct: train on the edits themselves. Or a trained rpe2d generator of these classes (folder, run or zoo:NAME),
-    which learns one new token for each class from its edits and then makes new images."""
+    """direct: train on the edits themselves. Or what learns one new word for each class from its edits and then makes
+    new images: a trained rpe2d generator of these classes (folder, run or zoo:NAME), or diffusers: and the folder or
+    hub name of a Stable Diffusion model."""
     personalisation_steps: int = 500
-    """Updates of the new token, all else frozen."""
+    """Updates of the new word, all else frozen; of Stable Diffusion, 1000 are usual."""
     num_inference_steps: int = 25
     """Of the generator."""
-    guidance_scale: float = 1.5
+    guidance_scale: float | None = None
+    """1.5 of rpe2d and 7.5 of Stable Diffusion unless given."""
+    semantic_filter: str = "auto"
+    """Says whether new images show their label: the folder or hub name of a CLIP, none, or auto (CLIP where it is on
+    disk, else none)."""
     max_label_change: float = 0.02
     """Leave out edits that change the label's own pixels by more than this share of the range."""
 

@@ -93,7 +93,8 @@ def _real_row(data: DebiasData, discovery: Discovery, position: int) -> dict[str
     features = discovery.editing.subject.features[position]
     return {
         "label": int(data.labels[position]), "source": "real", "parent": data.ids[position],
-        "parent_sha256": pixels_hash(data, position), "caption": features.raw, "background": features.background,
+        "parent_sha256": pixels_hash(data, position), "caption": features.caption, "extractor_raw": features.raw,
+        "background": features.background,
     }  # fmt: skip
 
 

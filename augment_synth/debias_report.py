@@ -94,6 +94,10 @@ def _add_comparison(report: Report, comparison: Comparison, synthetic: Synthetic
         f"Method: `{comparison.method}`. Measured on {comparison.measured_on}. {len(synthetic)} synthetic images were "
         "added. The weighted average weighs groups as they are in the training data, as papers on Waterbirds do."
     )
+    if any(row["source"] == "generated" and "label_likeness" not in row for row in synthetic.rows):
+        report.text("That the generated images show their label nobody confirms: `--semantic-filter` names a model.")
+    if synthetic.left_out:
+        report.text("Left out: " + ", ".join(f"{count} {name}" for name, count in synthetic.left_out.items()) + ".")
     rows = [
         {"classifier": name, "worst group": table.worst, "average": table.average, "weighted average": table.weighted}
         for name, table in comparison.tables.items()

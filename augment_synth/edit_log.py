@@ -5,12 +5,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from workbench.errors import UserError
 from workbench.files import atomic_writer, make_folder, user_errors_for_disk, write_atomic
 
 Kind = Literal["object", "background"]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,25 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def weights_hash(module: nn.Module) -> str:
+    """`content_hash` of all weights."""
+    return content_hash([(name, str(value.dtype), _bytes(value)) for name, value in module.state_dict().items()])
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
 def _plain(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def batches(
+    images: UInt8[Tensor, "n 3 h w"], others: Sequence[Item], at_once: int
+) -> Iterator[tuple[UInt8[Tensor, "m 3 h w"], Sequence[Item]]]:
+    """Images, and what belongs to each, a few at a time: the parts in which results of steps are kept."""
+    for start in range(0, len(images), at_once):
+        yield images[start : start + at_once], others[start : start + at_once]
 
 
 class StepCache:

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from augment_synth.backgrounds import Swapper
+from augment_synth.backgrounds import Swapper, Swaps
 from augment_synth.debias_data import DebiasData
 from augment_synth.edit_log import EditRow, Kind, StepCache, content_hash
 from augment_synth.features import Features
 from augment_synth.grounding import Mask
-from augment_synth.removal import Remover, grown, shifted_elsewhere
+from augment_synth.removal import Remover, grown, shifted_elsewhere, shrunk
 from workbench import seeds
 from workbench.pictures import encode_png
 from workbench.progress import progress
@@ -121,12 +121,12 @@ class Editing:
         if not able:
             return {}
         positions = [requests[number].position for number in able]
-        made = self.swapper.swap(
+        swaps = Swaps(
             self.subject.data.images[positions], self.subject.occupied[positions],
             [requests[number].phrase for number in able], [wanted[number] for number in able],
             self._seeds(requests, able), positions,
         )  # fmt: skip
-        return dict(zip(able, made, strict=True))
+        return dict(zip(able, self.swapper.swap(swaps), strict=True))
 
     def _seeds(self, requests: Sequence[Request], numbers: Any) -> list[int]:
         return [self._seed(requests[number]) for number in numbers]
@@ -152,7 +152,7 @@ class Editing:
         )  # fmt: skip
 
     def _label_change(self, position: int, image: UInt8[Tensor, "3 h w"]) -> float:
-        """Mean change of the label's own pixels, as a share of the range."""
-        mask = self.subject.label_masks[position]
+        """Mean change of the label's own pixels, as a share of the range; those of its edge are not its alone."""
+        [mask] = shrunk(self.subject.label_masks[position][None])
         change = (image.float() - self.subject.data.images[position].float()).abs().mean(0)[mask] / 255
         return float(change.mean()) if len(change) else 0.0

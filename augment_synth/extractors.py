@@ -30,6 +30,9 @@ class Extractor(Protocol):
 
     component: Component
 
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # what must be known of the answers so far
+
     def extract(self, pairs: Sequence[tuple[str, str]]) -> list[Features]: ...
 
 
@@ -37,6 +40,7 @@ class RuleExtractor:
     """`features.rule_features`, with words that mean a label besides its own."""
 
     component = Component("extract", RULES, "offline_standin", "rules for prepositions, and a list of places")
+    notes: tuple[str, ...] = ()
 
     def __init__(self, synonyms: Mapping[str, Sequence[str]] | None = None) -> None:
         self.synonyms = synonyms or {}
@@ -51,7 +55,7 @@ class LanguageModelExtractor:
 
     def __init__(self, ask: Callable[[str], str], rules: RuleExtractor, name: str) -> None:
         self.ask, self.rules = ask, rules
-        self.retries = self.left_to_rules = 0
+        self.asked = self.retries = self.left_to_rules = 0
         self.component = Component("extract", name, "real", "JSON, one retry, else rules")
 
     @classmethod
@@ -75,12 +79,23 @@ class LanguageModelExtractor:
 
         return cls(ask, rules, name)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How often its answers were no JSON of the form that was asked for."""
+        if not self.retries:
+            return ()
+        return (
+            f"{self.component.name}: {self.retries} of {self.asked} answers were broken and asked for again, and "
+            f"{self.left_to_rules} were broken then too and left to the rules",
+        )
+
     def extract(self, pairs: Sequence[tuple[str, str]]) -> list[Features]:
         """One each; equal pairs are asked once."""
         known = {pair: self._one(*pair) for pair in dict.fromkeys(pairs)}
         return [known[pair] for pair in pairs]
 
     def _one(self, caption: str, label: str) -> Features:
+        self.asked += 1
         prompt = INSTRUCTION.format(caption=caption, label=label)
         said = self.ask(prompt)
         found = parsed(said)

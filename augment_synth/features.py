@@ -63,12 +63,13 @@ _LEADING = re.compile(rf"^({'|'.join((*PLACES, *BESIDE))})\s+")
 @dataclass(frozen=True)
 class Features:
     """What a caption names beside the label. `alternate` is a background that could be there instead, if somebody
-    proposed one; `raw` is what the extractor said."""
+    proposed one; `raw` is what the extractor said, of the `caption`."""
 
     foreground: tuple[str, ...] = ()
     background: str | None = None
     alternate: str | None = None
     raw: str = ""
+    caption: str = ""
 
 
 def rule_features(caption: str, label: str, synonyms: Sequence[str] = ()) -> Features:

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from augment_synth.components import Component
 from augment_synth.debias_config import DebiasConfig
 from augment_synth.debias_data import DebiasData
-from augment_synth.edit_log import StepCache
+from augment_synth.edit_log import StepCache, batches
 from augment_synth.grounding import GroundedSegmenter, Grounder, Mask, MiddleBox, NoGrounder
 from augment_synth.pointer import train_pointer
 from augment_synth.removal import PullPush, grown
@@ -81,17 +81,19 @@ def _found(
     grounder = cache(opened)
     height, width = images.shape[-2:]
     masks: list[list[Mask]] = []
-    for start in range(0, len(images), at_once):
-        part, names = images[start : start + at_once], phrases[start : start + at_once]
-
-        def ground() -> dict[str, Any]:
-            found = grounder().ground(part, names)  # noqa: B023
-            packed = [[_packed(mask) for mask in own] for own in found]
-            return {"component": asdict(grounder().component), "masks": packed}
-
-        known = steps.json("masks", {**settings, "images": part.numpy().tobytes(), "names": names}, ground)
+    for part, names in batches(images, phrases, at_once):
+        key = {**settings, "images": part.numpy().tobytes(), "names": names}
+        known = steps.json("masks", key, partial(_ground, grounder, part, names))
         masks += [[_unpacked(mask, (height, width)) for mask in own] for own in known["masks"]]
     return masks, Component(**known["component"])
+
+
+def _ground(
+    grounder: Callable[[], Grounder], images: UInt8[Tensor, "n 3 h w"], phrases: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """As it is kept."""
+    masks = [[_packed(mask) for mask in own] for own in grounder().ground(images, phrases)]
+    return {"component": asdict(grounder().component), "masks": masks}
 
 
 def _packed(mask: Mask) -> str | None:

@@ -17,7 +17,7 @@ from workbench.errors import UserError
 Mask = Bool[Tensor, "h w"] | None
 
 LARGEST_AREA = 0.9  # of the image: a box of all of it has found nothing
-BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25
+BOX_THRESHOLD, OWL_THRESHOLD = 0.35, 0.1  # of a box's score; OWL's are lower
 
 
 @runtime_checkable
@@ -40,13 +40,14 @@ class NoGrounder:
 
 
 class GroundedSegmenter:
-    """A zero-shot detector of transformers (Grounding DINO and its like) whose boxes a promptable segmenter cuts out.
+    """A zero-shot detector of transformers (Grounding DINO, OWL) whose boxes a promptable segmenter cuts out.
 
     It asks only for phrases that the caption names, all of an image at once, and joins the masks of a phrase's boxes.
     """
 
     def __init__(self, model: Any, processor: Any, segmenter: Any, name: str) -> None:
         self.model, self.processor, self.segmenter = model.eval(), processor, segmenter
+        self.threshold = OWL_THRESHOLD if type(model).__name__.startswith("Owl") else BOX_THRESHOLD
         self.component = Component("ground", name, "real", f"boxes from {name}, masks from {segmenter.name}")
 
     @classmethod
@@ -74,16 +75,16 @@ class GroundedSegmenter:
     def _ground(self, image: UInt8[Tensor, "3 h w"], names: Sequence[str]) -> list[Mask]:
         if not names:
             return []
-        text = " ".join(f"{name.lower()}." for name in names)
-        inputs = self.processor(images=image.permute(1, 2, 0).numpy(), text=text, return_tensors="pt")
+        asked = [[name.lower() for name in names]]
+        inputs = self.processor(images=[image.permute(1, 2, 0).numpy()], text=asked, return_tensors="pt")
         outputs = self.model(**inputs.to(self.model.device))
         [found] = self.processor.post_process_grounded_object_detection(
-            outputs, inputs["input_ids"], threshold=BOX_THRESHOLD, text_threshold=TEXT_THRESHOLD,
-            target_sizes=[tuple(image.shape[1:])],
-        )  # fmt: skip
-        labels = found.get("text_labels", found["labels"])
-        embedding = self.segmenter.embed(image)
-        return [self._mask(embedding, image.shape[1:], found["boxes"], labels, name) for name in names]
+            outputs, threshold=self.threshold, target_sizes=[tuple(image.shape[1:])], text_labels=asked
+        )
+        if not len(found["boxes"]):
+            return [None] * len(names)
+        boxes, labels, embedding = found["boxes"], found["text_labels"], self.segmenter.embed(image)
+        return [self._mask(embedding, image.shape[1:], boxes, labels, name) for name in names]
 
     def _mask(self, embedding: Any, size: torch.Size, boxes: Tensor, labels: Sequence[str], name: str) -> Mask:
         own = [box for box, label in zip(boxes.tolist(), labels, strict=True) if label and label in name.lower()]

@@ -86,6 +86,11 @@ def grown(masks: Bool[Tensor, "n h w"], share: float = GROWTH) -> Bool[Tensor, "
     return F.max_pool2d(masks[:, None].float(), 2 * reach + 1, 1, reach)[:, 0] > 0
 
 
+def shrunk(masks: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
+    """Masks without their outermost pixels, which show some of what is around them too, but for the picture's edge."""
+    return ~(F.max_pool2d((~masks)[:, None].float(), 3, 1, 1)[:, 0] > 0)
+
+
 def shifted_elsewhere(
     holes: Bool[Tensor, "n h w"], kept: Bool[Tensor, "n h w"], generators: Sequence[torch.Generator], tries: int = 32
 ) -> Bool[Tensor, "n h w"]:

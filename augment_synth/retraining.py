@@ -38,9 +38,9 @@ def retrain(
 ) -> Comparison:  # fmt: skip
     """Train by the method without and with synthetic images; where there are none, only without."""
     plain = data.grouped()
-    judges = {GIVEN: classifier, PLAIN: _trained(config, plain, folder / "without-aspire")}
+    judges = {GIVEN: classifier, PLAIN: trained(config, plain, folder / "without-aspire")}
     if len(synthetic):
-        judges[WITH] = _trained(config, joined(data, synthetic), folder / "with-aspire")
+        judges[WITH] = trained(config, joined(data, synthetic), folder / "with-aspire")
     counts = plain.group_counts() if plain.groups is not None else None
     tables = {name: group_table(judge, test.grouped(), config.batch_size, counts) for name, judge in judges.items()}
     flips = [row for name, judge in judges.items() for row in fresh_flips(config, discovery, name, judge)]
@@ -59,8 +59,8 @@ def joined(data: DebiasData, synthetic: Synthetic) -> GroupedImages:
     return grouped(images, labels, data.label_names, torch.cat([data.attributes, given]), data.attribute_names, made)
 
 
-def _trained(config: DebiasConfig, train: GroupedImages, folder: Path) -> PixelClassifier:
-    """The classifier of a run, which may be finished or half done."""
+def trained(config: DebiasConfig, train: GroupedImages, folder: Path) -> PixelClassifier:
+    """A classifier by the method of the settings; its run may be finished or half done."""
     from augment_synth.robust import train_robust
     from augment_synth.robust_config import RobustSettings
     from workbench.classifiers import load_classifier

@@ -1,6 +1,6 @@
 """Settings of robust training. Light (no torch), because `--help` reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +81,36 @@ class RobustConfig(ClassifyTrainConfig):
         )  # fmt: skip
         require(self, "dro_adjustment keep_warmup_steps", lambda value: value >= 0, "0 or more")
         require(self, "randaugment_magnitude", lambda value: 0 <= value <= 30, "0 to 30")
+
+
+@dataclass(kw_only=True)
+class RobustTrainConfig(RobustConfig):
+    """Train a small classifier, by a robust method if one is named.
+
+    workbench classify train --data fashion-mnist --output runs/classifier
+    workbench classify train --data REAL --extra-data GENERATED --output runs/both
+    workbench classify train --data REAL --extra-data GENERATED --method erm --output runs/mixed
+    workbench classify train --data path/to/grouped --method group-dro --group-column place --output runs/robust
+    """
+
+    method: RobustMethod | None = None
+    """How to train. With a method, --extra-data counts as synthetic: --synthetic-share of each batch."""
+    group_column: str | None = None
+    """Of a method: a column of attributes, which make groups with the classes. Accuracy is told by group then."""
+
+    def check(self) -> None:
+        """Raise UserError for a value that cannot work."""
+        super().check()
+        require(self, "group_column", lambda value: value is None or self.method is not None, "none, or a --method")
+        require(self, "dry_run", lambda value: not value or self.method is None, "left out with --method")
+
+    def plain(self) -> ClassifyTrainConfig:
+        """The settings of a training without a method."""
+        return ClassifyTrainConfig(**{field.name: getattr(self, field.name) for field in fields(ClassifyTrainConfig)})
+
+    def robust(self) -> RobustConfig:
+        """The settings of a method's training."""
+        return RobustConfig(**{field.name: getattr(self, field.name) for field in fields(RobustConfig)})
 
 
 @dataclass(kw_only=True)

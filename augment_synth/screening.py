@@ -28,9 +28,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Screening:
-    """The edits made, and how many it would have been without stopping early."""
+    """The edits made, how many of them it took to see what is above the cut-off, and how many it would have been
+    without stopping early."""
 
     rows: list[EditRow]
+    decided: int
     grid: int
 
 
@@ -100,10 +102,11 @@ def screen(editing: Editing, found: Sequence[Candidate], cutoffs: CutOffs, most:
         waiting = {
             n for n in waiting if done[n] < len(found[n].images) and verdict(rows[n], cutoffs, len(ends)) == "open"
         }
+    decided = sum(map(len, rows.values()))
     clear = [n for n in rows if verdict(rows[n], cutoffs, len(ends)) == "above"]
     _wave(editing, found, rows, {number: (done[number], len(found[number].images)) for number in clear})
     grid = sum(len(requests(candidate, candidate.images, True)) for candidate in found)
-    return Screening([row for number in sorted(rows) for row in rows[number]], grid)
+    return Screening([row for number in sorted(rows) for row in rows[number]], decided, grid)
 
 
 def _wave(
@@ -127,4 +130,4 @@ def wave_ends(first: int, most: int) -> list[int]:
 def full_grid(editing: Editing, found: Sequence[Candidate]) -> Screening:
     """As released: every image, one replacement, no placebo, no stopping."""
     wanted = [request for candidate in found for request in requests(candidate, candidate.images, False)]
-    return Screening(editing.make(wanted), len(wanted))
+    return Screening(editing.make(wanted), len(wanted), len(wanted))

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -19,10 +19,12 @@ from augment_synth.edit_log import EditRow
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Edited or generated images. A row has `label`, `source`, `removed_feature`, `replaced_by` (or None) and more."""
+    """Edited or generated images. A row has `label`, `source`, `removed_feature`, `replaced_by` (or None) and more.
+    `left_out`: how many a filter took away, by its name."""
 
     images: UInt8[Tensor, "n 3 h w"]
     rows: Sequence[Mapping[str, Any]]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,10 +51,11 @@ def _edited_row(discovery: Discovery, row: EditRow) -> dict[str, Any]:
     maker = discovery.editing.remover if row.kind == "object" else discovery.editing.swapper
     return {
         "label": row.label, "source": "edited", "parent": row.image_id,
-        "parent_sha256": pixels_hash(discovery.editing.subject.data, row.position), "caption": features.raw,
+        "parent_sha256": pixels_hash(discovery.editing.subject.data, row.position), "parent_caption": features.caption,
         "background": row.replaced_by or features.background, "removed_feature": row.phrase, "feature_kind": row.kind,
         "replaced_by": row.replaced_by or None, "seed": row.seed, "editor": maker.component.name,
-        "editor_kind": maker.component.kind, "p_before": row.p_before, "p_after": row.p_after,
+        "editor_kind": maker.component.kind, "editor_version": maker.component.version,
+        "p_before": row.p_before, "p_after": row.p_after,
         "pred_before": row.pred_before, "pred_after": row.pred_after, "flipped": row.flipped,
         "label_change": row.label_change,
     }  # fmt: skip

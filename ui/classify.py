@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from augment_synth.robust_config import RobustTrainConfig
 from workbench.classification_config import ClassifyEvalConfig, ClassifyTrainConfig
 from workbench.command import parse, polite
 from workbench.errors import UserError
@@ -13,12 +14,16 @@ def classify(arguments: Sequence[str] | None = None, program: str = "workbench c
     """Train or measure a classifier; exits with 2 after a mistake."""
     with polite():
         config = parse(
-            {"train": ClassifyTrainConfig, "eval": ClassifyEvalConfig},
+            {"train": RobustTrainConfig, "eval": ClassifyEvalConfig},
             arguments,
             program,
             "Train or measure a classifier.",
         )
-        train(config) if isinstance(config, ClassifyTrainConfig) else evaluate(config)
+        if isinstance(config, ClassifyEvalConfig):
+            evaluate(config)
+        else:
+            config.check()
+            train(config.plain()) if config.method is None else train_by_method(config)
 
 
 def train(config: ClassifyTrainConfig) -> None:
@@ -35,6 +40,20 @@ def train(config: ClassifyTrainConfig) -> None:
     if run.main:
         figures = json.loads((result / "config.json").read_text())["test"]
         print(f"Done. Accuracy {figures['accuracy']:.3f} on {figures['images']} images. The classifier is in {result}")
+
+
+def train_by_method(config: RobustTrainConfig) -> None:
+    """Train by a robust method, and say how well the classifier does in each group."""
+    from augment_synth.robust import chosen
+    from augment_synth.robust_data import robust_data
+
+    train, test = robust_data(config)
+    result = chosen(config.method or "erm")(config.robust(), train, test)
+    figures = json.loads((result / "config.json").read_text())
+    print(f"Done. Accuracy {figures['test']['accuracy']:.3f} on {figures['test']['images']} images:")
+    for row in figures["groups"]["groups"]:
+        print(f"  {row['accuracy']:.3f}  {row['group']} ({row['n']} images)")
+    print(f"The classifier is in {result}")
 
 
 def evaluate(config: ClassifyEvalConfig) -> None:

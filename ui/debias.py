@@ -76,6 +76,7 @@ def debias(config: DebiasConfig) -> Path:
                 "edits": len(discovery.rows), "edits without stopping early": discovery.grid,
                 "edits not made": sum(not row.made for row in discovery.rows), "edits of spurious features": len(edits),
                 "synthetic images trained on": len(synthetic),
+                **{f"left out, {name}": count for name, count in synthetic.left_out.items()},
             },
             "accuracy": {name: table.figures() for name, table in comparison.tables.items()},
             "flip rates on fresh edits": comparison.fresh_flips,

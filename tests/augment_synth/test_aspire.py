@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_released import save_language_model
 from torch import Tensor, nn
 
 from augment_synth.aspire import augmentation, discover
@@ -142,6 +143,19 @@ def test_what_it_refuses(cache: StepCache) -> None:
         discover(config(edits=["background:grass"]), silent, classifier(ByObject()), cache)
     with pytest.raises(UserError, match="object:PHRASE"):
         config(edits=["grass"]).check()
+
+
+def test_answers_left_to_the_rules_are_counted_in_the_notes(cache: StepCache, tmp_path: Path) -> None:
+    """Also when the features are read from the cache."""
+    model = save_language_model(tmp_path / "llm", '{"foreground": []')
+    for _ in range(2):
+        found = discover(config(extractor=str(model)), scenes(40), classifier(ByBackground()), cache)
+        [note] = [note for note in found.notes if "left to the rules" in note]
+        assert "4 of 4 answers were broken" in note  # a bag and a boot, on grass and on gravel
+        assert "4 were broken then too" in note
+    assert {f.caption for f in found.editing.subject.features} == {
+        f"a {name} on {place}" for name in NAMES for place in ("grass", "gravel")
+    }
 
 
 def test_the_labels_object_without_masks(cache: StepCache) -> None:

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment_synth.backgrounds import TextureSwapper, largest_free, mirrored
-from augment_synth.removal import PullPush, grown, shifted_elsewhere
+from augment_synth.backgrounds import Swaps, TextureSwapper, composed, largest_free, mirrored
+from augment_synth.removal import PullPush, grown, shifted_elsewhere, shrunk
 from workbench import seeds
 
 
@@ -70,14 +70,26 @@ def coloured(count: int) -> tuple[torch.Tensor, torch.Tensor, list[str | None]]:
 def test_swapping_keeps_the_object_and_takes_no_donors() -> None:
     images, occupied, names = coloured(8)
     swapper = TextureSwapper.of(images, occupied, names, seed=0)
-    made = swapper.swap(images[:2], occupied[:2], ["grass", "gravel"], ["gravel", "gravel"], [3, 4], [0, 1])
-    assert (made[occupied[:2, None].expand_as(made)] == 255).all()
+    made = swapper.swap(Swaps(images[:2], occupied[:2], ["grass", "gravel"], ["gravel", "gravel"], [3, 4], [0, 1]))
+    assert (made[shrunk(occupied[:2])[:, None].expand_as(made)] == 255).all()
     background = made[:, :, 0, 0]
     assert (made[~occupied[:2, None].expand_as(made)].reshape(2, 3, -1) == background[..., None]).all()
     assert (background[:, 0] == 0).all()  # nothing red: no grass
     assert background[1, 1] != 101  # never its own texture
-    again = swapper.swap(images[:1], occupied[:1], ["grass"], ["gravel"], [3], [0])
+    again = swapper.swap(Swaps(images[:1], occupied[:1], ["grass"], ["gravel"], [3], [0]))
     assert torch.equal(again, made[:1])
+
+
+def test_the_edge_of_what_is_kept_takes_on_the_new_background() -> None:
+    kept = torch.zeros(1, 9, 12, dtype=torch.bool)
+    kept[:, 2:7, 3:12] = True  # up to the right edge of the picture
+    black, white = (torch.full((1, 3, 9, 12), value, dtype=torch.uint8) for value in (0, 255))
+    made = composed(white, kept, black)[0, 0]
+    assert (made[3:6, 4:] == 255).all()  # inside, and at the picture's edge
+    assert (made[2, 4:] == 85).all()
+    assert made[2, 3] == 0  # a corner
+    assert (made[~kept[0]] == 0).all()
+    assert torch.equal(shrunk(kept)[0], made == 255)
 
 
 def test_backgrounds_that_cannot_be_made() -> None:

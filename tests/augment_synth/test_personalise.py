@@ -7,10 +7,12 @@ import torch
 from edit_rows import row
 
 from augment_synth.debias_config import DebiasConfig
-from augment_synth.personalise import Concept, _added, flow_loss, invert, personalise, sample, sample_seed
+from augment_synth.debias_data import DebiasData
+from augment_synth.personalise import Concept, new_images, personalise, sample_seed
+from augment_synth.rpe2d_tokens import RPE2DTokens, _added, flow_loss, invert
 from gen.rpe2d.pipeline import RPE2DPipeline, make_scheduler
 from gen.rpe2d.transformer import RPE2DTransformer2DModel
-from workbench.pictures import encode_png
+from workbench.pictures import encode_png, resize_images
 
 WIDTH = 16
 
@@ -84,15 +86,37 @@ def test_learned_once_and_sampled_alike_in_any_batch(
 ) -> None:
     picture = encode_png(torch.full((3, 8, 4), 200, dtype=torch.uint8))
     edits = [row(png=picture), row(png=picture, phrase="gravel")]
-    concept = personalise(pipe, 0, edits, 2, 0, tmp_path)
+    learner = RPE2DTokens(pipe, num_inference_steps=2)
+    concept = personalise(learner, 0, edits, 2, 0, tmp_path)
     assert (concept.removed, concept.edits) == ("grass, gravel", 2)
-    monkeypatch.setattr("augment_synth.personalise.invert", lambda *_: pytest.fail("learned again"))
-    assert torch.equal(personalise(pipe, 0, edits, 2, 0, tmp_path).embedding, concept.embedding)
-    config = DebiasConfig(data="", classifier="", output=tmp_path, num_inference_steps=2)
-    made = sample(pipe, concept, 3, config)
+    monkeypatch.setattr("augment_synth.rpe2d_tokens.invert", lambda *_: pytest.fail("learned again"))
+    assert torch.equal(personalise(learner, 0, edits, 2, 0, tmp_path).embedding, concept.embedding)
+    made = learner.sample(0, concept.embedding, [5, 6, 7])
     assert made.shape == (3, 3, 8, 4)
-    other = Concept(0, "<0>", concept.embedding + 1, "", 0, "")
-    assert not torch.equal(sample(pipe, other, 3, config), made)
-    monkeypatch.setattr("augment_synth.personalise.AT_ONCE", 2)
-    assert (sample(pipe, concept, 3, config).int() - made.int()).abs().max() <= 1
+    assert not torch.equal(learner.sample(0, concept.embedding + 1, [5, 6, 7]), made)
+    monkeypatch.setattr("augment_synth.rpe2d_tokens.AT_ONCE", 2)
+    assert (learner.sample(0, concept.embedding, [5, 6, 7]).int() - made.int()).abs().max() <= 1
+
+
+def test_new_images_say_how_they_were_made(pipe: RPE2DPipeline, tmp_path: Path) -> None:
+    config = DebiasConfig(data="", classifier="", output=tmp_path, generator="runs/mine")
+    nothing = torch.empty(0, 3, 10, 6, dtype=torch.uint8)
+    data = DebiasData(nothing, torch.empty(0, dtype=torch.int64), ("bag", "boot"), (), None, None, None, (), ())
+    learner = RPE2DTokens(pipe, num_inference_steps=2)
+    made = new_images(config, learner, Concept(1, "<1>", torch.zeros(WIDTH), "grass", 7, "abc"), 3, data)
+    assert made.images.shape == (3, 3, 10, 6)
+    assert [row["seed"] for row in made.rows] == [sample_seed(0, 1, number) for number in range(3)]
+    facts = {name: made.rows[0][name] for name in ("generator", "guidance_scale", "generated_height", "concept_edits")}
+    assert facts == {"generator": "runs/mine", "guidance_scale": 1.5, "generated_height": 8, "concept_edits": 7}
+    again = learner.sample(1, torch.zeros(WIDTH), [row["seed"] for row in made.rows])
+    assert torch.equal(resize_images(again, (10, 6)), made.images)
+
+
+def test_other_weights_learn_another_token(pipe: RPE2DPipeline) -> None:
+    before = RPE2DTokens(pipe, 2).hash
+    next(pipe.transformer.parameters()).data += 1
+    assert RPE2DTokens(pipe, 2).hash != before
+
+
+def test_seeds_of_images_differ() -> None:
     assert len({sample_seed(0, label, number) for label in range(3) for number in range(40)}) == 120
