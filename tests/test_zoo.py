@@ -86,7 +86,7 @@ def test_the_small_sam_cuts_out_held_out_items() -> None:
     for image, mask in zip(scenes.images, scenes.masks, strict=True):
         places = mask.nonzero()
         y, x = places[(places - places.float().mean(0)).norm(dim=1).argmin()].tolist()
-        masks, quality = segmenter.masks(segmenter.embed(image), Prompts(((x, y),), (1,), None, (1.0,)))
+        masks, quality = segmenter.masks(segmenter.embed(image), Prompts(((float(x), float(y)),), (1,), None, (1.0,)))
         found.append(iou(masks[quality.argmax()], mask))
     assert sum(found) / len(found) > 0.85
 

@@ -356,14 +356,24 @@ def test_a_set_that_is_being_made_shows_its_curves_and_newest_picture(tmp_path: 
     assert found.picture is not None
     assert found.picture.size == (3, 2)
     assert found.accuracies == [["convnet", "25.0%", "0.0%", "1"]]
-    assert Shelf(tmp_path).distilled_sets() == {"d": str(tmp_path / "d")}
+    assert own_sets(tmp_path) == {"d": str(tmp_path / "d")}
+
+
+def own_sets(place: Path) -> dict[str, str]:
+    """Those of the folder, without the zoo's."""
+    return {name: path for name, path in Shelf(place).distilled_sets().items() if not name.startswith("zoo:")}
 
 
 def test_the_product_of_a_stage_is_no_set_of_its_own(tmp_path: Path) -> None:
     write_distilled(tmp_path / "d" / "matching" / "distilled")
-    assert list(Shelf(tmp_path).distilled_sets()) == ["d/matching/distilled"]
+    assert list(own_sets(tmp_path)) == ["d/matching/distilled"]
     (tmp_path / "d" / "distill.yaml").write_text("data: x\n")
-    assert list(Shelf(tmp_path).distilled_sets()) == ["d"]
+    assert list(own_sets(tmp_path)) == ["d"]
+
+
+def test_the_distilled_sets_of_the_zoo_are_offered(tmp_path: Path) -> None:
+    offered = Shelf(tmp_path).distilled_sets()
+    assert Path(offered["zoo:distilled/fashion-1"]).is_dir()
 
 
 def test_what_is_handed_out_is_a_copy_without_the_stages(tmp_path: Path) -> None:
