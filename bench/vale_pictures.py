@@ -1,6 +1,7 @@
 """VALE on real pictures: is the region worth more than others of its shape, and how do the results look?"""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def measure_pictures(options: argparse.Namespace, kept: Kept) -> list[Row]:
     cells: list[Tensor] = []
     with progress(len(images), "explaining", unit="image") as bar:
         for name, image in zip(names, images, strict=False):
-            told = {"image": name, "data": str(options.data), "classifier": options.classifier}
+            told = {"image": name, "data": Path(options.data).name, "classifier": options.classifier}
             row, shown = _measure(
                 vale,
                 image,

@@ -180,8 +180,9 @@ def _masks(opened: OpenSplit, root: Path, name: str) -> list[Encoded | None]:
     if not isinstance(source, EncodedImages):
         raise UserError(f"{name} has no masks: give a set with a column mask or mask_file_name, or scenes")
     cells = [_content(cell) for cell in _first_column(source, opened.positions, name)]
-    if all(isinstance(cell, bytes | None) for cell in cells):
-        return cells  # type: ignore[return-value]
+    contents = [cell for cell in cells if cell is None or isinstance(cell, bytes)]
+    if len(contents) == len(cells):
+        return [*contents]
     if not root.is_dir():
         raise UserError(f"{name} only names its masks; put the pictures themselves into that column")
     files = source.file_names(opened.positions)
