@@ -13,7 +13,9 @@ import gradio as gr
 
 from ui import processes
 from ui.app_config import AppConfig
+from ui.picture_cache import keep_pictures_whole
 from ui.shelf import RESULTS, Shelf
+from ui.theme import CSS, theme
 from ui.uploads import limit_decoders
 from workbench.errors import UserError
 
@@ -26,25 +28,6 @@ TABS = {
     "Distil": "distill",
     "Runs": "runs",
 }
-CSS = """
-.pixels img { image-rendering: pixelated; }
-.caption-label.caption-label.caption-label { white-space: normal; max-width: 100%; }
-.plain-table * { font-family: var(--font); font-size: 13px; overflow-wrap: normal; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 1rem; }
-.pairs figure { margin: 0; }
-.pairs img { width: 100%; image-rendering: pixelated; border-radius: var(--radius-sm); }
-.pairs figcaption { color: var(--body-text-color); font-size: 13px; margin-bottom: .6rem; }
-.pairs .bar { background: var(--border-color-primary); height: 5px; margin: 3px 0; }
-.pairs .bar i { background: var(--color-accent); display: block; height: 100%; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 1rem; }
-.charts figure { margin: 0; }
-.chart { display: block; width: 100%; height: auto; }
-.chart text { fill: var(--body-text-color); font-size: 13px; }
-.chart .grid { stroke: var(--border-color-primary); fill: none; }
-.chart .axis { stroke: var(--body-text-color-subdued); fill: none; }
-.chart .series-0 { stroke: var(--color-accent); fill: none; stroke-width: 2; stroke-linejoin: round; }
-.chart .dot { stroke-width: 6; stroke-linecap: round; }
-"""
 HOUR = 3600
 
 
@@ -73,7 +56,8 @@ def launch(app: gr.Blocks, config: AppConfig, wait: bool) -> str:
     results = config.folder.resolve() / RESULTS
     results.mkdir(exist_ok=True)
     limit_decoders(config.max_image_pixels)
-    options: dict[str, Any] = {"footer_links": ["api", "settings"], "theme": gr.themes.Default(), "css": CSS}
+    keep_pictures_whole()
+    options: dict[str, Any] = {"footer_links": ["api", "settings"], "theme": theme(), "css": CSS}
     try:
         _, address, _ = app.launch(
             server_name=config.host, server_port=config.port or None, share=config.share, auth=config.accounts(),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import TypeVar
 
 from workbench.errors import UserError
@@ -68,7 +69,7 @@ def _system_error(error: Exception) -> int | None:
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[Callable[[bytes], object]]:
     """A function that takes the bytes of `path` piece by piece; the file appears whole at the end, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file.write
