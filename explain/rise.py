@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from explain.folding import folded
 from explain.maps import Maps
 from explain.passes import counted
 from explain.probability import target_probabilities
@@ -41,7 +42,8 @@ def rise(
     height, width = images.shape[-2:]
     total = images.new_zeros(*targets.shape, height, width)
     at_once = max(1, batch_size // len(images))
-    with counted(classifier) as cost, progress(num_masks, "RISE", unit="mask") as bar:
+    bar = progress(num_masks, "RISE", unit="mask")
+    with counted(classifier) as cost, folded(classifier, images[:1]), bar:
         for first in range(0, num_masks, at_once):
             numbers = range(first, min(first + at_once, num_masks))
             masks = random_masks(numbers, (height, width), grid, keep_probability, seed).to(images)

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from explain.explanation import working_size
+from explain.folding import folded
 from explain.hiding import hiding
 from explain.maps import Maps
 from explain.owen import Coalition, OwenTree, grow, shown_pixels
@@ -55,6 +56,11 @@ class Attribution:
     method: str
     all_values: Float[Tensor, "k h w"] | None
 
+    @property
+    def base_probability(self) -> float:
+        """The probability with all pixels hidden, whatever the scale."""
+        return self.base if self.scale == "probability" else float(torch.tensor(self.base).double().sigmoid())
+
 
 @torch.no_grad()
 def attribute(
@@ -85,7 +91,7 @@ def attribute(
     size = (seen.shape[1], seen.shape[2])
     hide, stop = hiding(seen, fill), _Steady() if early_stop else _never
     done = 0
-    with progress_bar(budget, "SHAP", unit="pass") as bar:
+    with folded(classifier, seen[None]), progress_bar(budget, "SHAP", unit="pass") as bar:
 
         def evaluate(chosen: Sequence[Coalition]) -> Float[np.ndarray, "n k"]:
             nonlocal done

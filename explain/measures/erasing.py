@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from explain.fills import FILLS, Pixels
+from explain.folding import folded
 from explain.maps import Maps
 from explain.probability import target_probabilities
 from workbench import seeds
@@ -55,12 +56,13 @@ def erase(
     number = torch.arange(len(maps) * (steps + 1), device=images.device)
     deletion: list[Tensor] = []
     insertion: list[Tensor] = []
-    for part in number.split(batch_size):
-        row, step = part // (steps + 1), part % (steps + 1)
-        gone = (ranks[row] * steps < step[:, None, None] * ranks[0].numel())[:, None]
-        for curve, inside, outside in ((deletion, filled, images), (insertion, images, filled)):
-            shown = torch.where(gone, inside[row], outside[row])
-            curve.append(target_probabilities(classifier, shown, maps.targets[row], batch_size))
+    with folded(classifier, images[:1]):
+        for part in number.split(batch_size):
+            row, step = part // (steps + 1), part % (steps + 1)
+            gone = (ranks[row] * steps < step[:, None, None] * ranks[0].numel())[:, None]
+            for curve, inside, outside in ((deletion, filled, images), (insertion, images, filled)):
+                shown = torch.where(gone, inside[row], outside[row])
+                curve.append(target_probabilities(classifier, shown, maps.targets[row], batch_size))
     curves = [torch.cat(curve).unflatten(0, (len(maps), steps + 1)) for curve in (deletion, insertion)]
     return Erasure(*curves)
 
