@@ -8,7 +8,7 @@ well. Which norm follows which convolution is seen in a forward pass.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -77,8 +77,8 @@ def _is_convolution(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    plain = type(module) is nn.BatchNorm2d and module.running_mean is not None
-    return plain and not module.training and not _hooked(module)
+    own = isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+    return own and not module.training and not _hooked(module)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -86,7 +86,7 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, undo: ExitStack) -> None:
-    """Let the convolution do what the norm does, and the norm nothing."""
+    """Let the convolution do what the norm does, and the norm nothing of it."""
     weight, bias, mean, variance = convolution.weight, convolution.bias, norm.running_mean, norm.running_var
     assert mean is not None  # see _is_norm
     assert variance is not None
@@ -94,7 +94,14 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d, undo: ExitStack) -> None
     fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
     _set_weights(convolution, *fused)
     undo.callback(norm.__dict__.pop, "forward")
-    norm.forward = lambda input: input  # type: ignore[method-assign]
+    norm.forward = _rest(norm)  # type: ignore[assignment,method-assign]
+
+
+def _rest(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
+    """What a norm does besides: timm's activates, too."""
+    if isinstance(act := getattr(norm, "act", None), nn.Module):
+        return lambda input: act(norm.drop(input))  # type: ignore[operator]
+    return lambda input: input
 
 
 def _set_weights(convolution: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:

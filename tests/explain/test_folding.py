@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from unittest.mock import patch
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -83,10 +85,10 @@ def test_norms_are_folded_where_that_changes_nothing(way: Callable[[Net, Tensor]
     assert torch.equal(classifier(images), before)
 
 
+@pytest.mark.parametrize("make", [torchvision.models.resnet18, partial(timm.create_model, "mobilenetv3_small_050")])
 @torch.no_grad()
-def test_a_residual_network_is_folded_whole() -> None:
-    classifier = classifier_of(torchvision.models.resnet18(num_classes=5))
-    images = torch.rand(2, 3, 64, 48)
+def test_networks_of_libraries_are_folded_whole(make: Callable[..., nn.Module]) -> None:
+    classifier, images = classifier_of(make(num_classes=5)), torch.rand(2, 3, 64, 48)
     before = classifier(images)
     with folded(classifier, images[:1]):
         assert norms_called(classifier, images) == 0
