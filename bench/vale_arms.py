@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from explain.facts import place
 from explain.prompts import Prompts, prompts_of
 from explain.segment import Segmenter, masks_of, open_segmenter
 from explain.shapley import METHOD, Attribution, attribute
+from explain.vale import Vale
 from explain.verification import verify_region
 from workbench.fashion_mnist import LABEL_NAMES
 from workbench.pixel_classifier import PixelClassifier
@@ -53,9 +55,9 @@ def trained(task: Task, folder: Path, device: str) -> tuple[PixelClassifier, flo
     return load_classifier("convnet", task, folder, device)
 
 
-def cases(classifier: PixelClassifier, task: Task, folder: Path, budget: int, seed: int) -> list[Case]:
+def cases(classifier: PixelClassifier, task: Task, folder: Path, budget: int, seed: int, fill: str) -> list[Case]:
     """All test images on which the classifier is right; their Shapley values are kept in the folder."""
-    test, kept = task.test, folder / f"values-{budget}.npz"
+    test, kept = task.test, folder / f"values-{fill}-{budget}.npz"
     assert test.masks is not None
     device = classifier.mean.device
     with torch.no_grad():
@@ -66,19 +68,20 @@ def cases(classifier: PixelClassifier, task: Task, folder: Path, budget: int, se
     for number in right:
         if str(number) not in stored:
             pixels, target = test.images[number].to(device).float() / 255, int(test.labels[number])
-            stored[str(number)] = attribute(classifier, pixels, target, budget=budget, seed=seed).values.cpu().numpy()
+            found = attribute(classifier, pixels, target, budget=budget, fill=fill, seed=seed)
+            stored[str(number)] = found.values.cpu().numpy()
             np.savez(kept, **stored)
     return [
-        Case(test.images[n], test.masks[n], _attribution(stored[str(n)], int(test.labels[n]), budget, seed))
+        Case(test.images[n], test.masks[n], _attribution(stored[str(n)], int(test.labels[n]), budget, seed, fill))
         for n in right
     ]
 
 
-def _attribution(values: np.ndarray, target: int, budget: int, seed: int) -> Attribution:
+def _attribution(values: np.ndarray, target: int, budget: int, seed: int, fill: str) -> Attribution:
     """As far as prompts and the choice among masks look at it."""
     nan = float("nan")
     return Attribution(
-        torch.from_numpy(values), nan, target, nan, budget, nan, nan, "blur", "probability", seed, METHOD, None
+        torch.from_numpy(values), nan, target, nan, budget, nan, nan, fill, "probability", seed, METHOD, None
     )
 
 
@@ -105,15 +108,27 @@ def from_centre(case: Case) -> Prompts:
 
 
 Prompting = Callable[[Case], Prompts | None]
-ARMS: dict[str, tuple[str, Prompting]] = {  # segmenters, joined by + where several offer masks
-    "SHAP above half, no segmenter": ("threshold", from_shap),
-    "SHAP, random walker": ("random-walker", from_shap),
-    "SHAP, GrabCut": ("grabcut", from_shap),
-    "SHAP, our small SAM": ("small-sam", from_shap),
-    "SHAP, our small SAM and GrabCut": ("small-sam+grabcut", from_shap),
-    "true point and box, GrabCut": ("grabcut", from_truth),
-    "true point and box, our small SAM": ("small-sam", from_truth),
-    "middle of the image, our small SAM": ("small-sam", from_centre),
+
+
+class Arm(NamedTuple):
+    """What is compared: the segmenters, joined by + where several offer masks, their prompts, and what hides pixels
+    from the classifier when Shapley values are taken."""
+
+    segmenters: str
+    prompting: Prompting
+    fill: str = Vale.fill
+
+
+ARMS = {
+    "SHAP above half, no segmenter": Arm("threshold", from_shap),
+    "SHAP, random walker": Arm("random-walker", from_shap),
+    "SHAP, GrabCut": Arm("grabcut", from_shap),
+    "SHAP, our small SAM": Arm("small-sam", from_shap),
+    "SHAP, our small SAM and GrabCut": Arm("small-sam+grabcut", from_shap),
+    "SHAP by blurring, our small SAM and GrabCut": Arm("small-sam+grabcut", from_shap, "blur"),
+    "true point and box, GrabCut": Arm("grabcut", from_truth),
+    "true point and box, our small SAM": Arm("small-sam", from_truth),
+    "middle of the image, our small SAM": Arm("small-sam", from_centre),
 }
 
 
@@ -121,10 +136,9 @@ def localisation(
     arm: str, classifier: PixelClassifier, found: list[Case], small_sam: str, seed: int
 ) -> dict[str, float]:
     """Figures of one arm over all cases; where no mask will do, the IoU is 0 and nothing is verified."""
-    spec, prompting = ARMS[arm]
-    specs = [small_sam if name == "small-sam" else name for name in spec.split("+")]
+    specs = [small_sam if name == "small-sam" else name for name in ARMS[arm].segmenters.split("+")]
     segmenters = [open_segmenter(one, classifier.mean.device) for one in specs]
-    rows = list(_rows(classifier, found, segmenters, prompting, seed))
+    rows = list(_rows(classifier, found, segmenters, ARMS[arm].prompting, seed))
     names = ("iou", "chosen", "point_inside")
     figures = {name: fmean(row[name] for row in rows) for name in names}
     verified = [row for row in rows if row["chosen"]]
@@ -159,14 +173,16 @@ def _row(
     if chosen is None:
         return {**row, "iou": 0.0, "chosen": 0.0}
     mask = candidates[chosen].mask.cpu()
-    one = verify_region(classifier, pixels, [case.attribution.target], mask, fills=("blur",), seed=seed)[0]
+    verified = verify_region(classifier, pixels, [case.attribution.target], mask, seed=seed)
+    if not any(one.matters for one in verified):
+        return {**row, "iou": 0.0, "chosen": 0.0}
     measured = ("keep", "remove", "control_keep", "control_remove")
     return {
         **row,
         "iou": _iou(mask, case.truth),
         "chosen": 1.0,
         "right_place": float(place(mask) == place(case.truth)),
-        **{name: getattr(one, name) for name in measured},
+        **{name: getattr(verified[0], name) for name in measured},
     }
 
 

@@ -30,6 +30,11 @@ from explain.captioner import Captioner, captioner_folder
 from workbench.allocator import keep_freed_memory
 
 Rows = list[dict[str, Any]]
+READING = """All hidden: the probability with the whole picture in its mean colour, which hides pixels in all columns.
+Half of it in: the share of the picture that holds the strongest half of what speaks for the class. Best E: of the masks
+offered, share of that evidence minus share of the picture; below 0.1 none is drawn, nor where it does no more than
+regions elsewhere."""
+WORDS = ("image", "label", "drawn by")  # of a picture; all else are figures
 
 
 def main() -> None:
@@ -69,8 +74,8 @@ def scenes_part(options: argparse.Namespace, kept: Kept) -> str:
             task = scenes_task(seed, options.num_train, options.num_images, options.size)
             folder = options.folder / f"seed-{seed}"
             classifier, accuracy = trained(task, folder, options.device)
-            found = cases(classifier, task, folder, options.budget, seed)
             for arm in missing:
+                found = cases(classifier, task, folder, options.budget, seed, ARMS[arm].fill)
                 figures = localisation(arm, classifier, found, options.small_sam, seed)
                 kept.add(settings[arm], {"accuracy": accuracy, **figures})
         for arm in options.arms:
@@ -93,7 +98,7 @@ def scenes_part(options: argparse.Namespace, kept: Kept) -> str:
 
 def _arm_settings(arm: str, seed: int, common: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     sam = {"small_sam": options.small_sam} if "small SAM" in arm else {}
-    return {"arm": arm, "seed": seed, **common, **sam}
+    return {"arm": arm, "seed": seed, **common, "fill": ARMS[arm].fill, **sam}
 
 
 def captions_part(options: argparse.Namespace, kept: Kept) -> str:
@@ -113,11 +118,12 @@ def captions_part(options: argparse.Namespace, kept: Kept) -> str:
 def pictures_part(options: argparse.Namespace, kept: Kept) -> str:
     """The region of each image against regions of its shape elsewhere; a picture of all."""
     rows = measure_pictures(options, kept)
-    heads = [name for name in rows[0] if name not in ("image", "label")]
-    lines = [[row["image"], row["label"], *(f"{row[name]:.3f}" for name in heads)] for row in rows]
-    means = ["mean", "", *(f"{fmean(row[name] for row in rows if row[name] == row[name]):.3f}" for name in heads)]
+    heads = [name for name in rows[0] if name not in WORDS]
+    lines = [[*(row[name] for name in WORDS), *(f"{row[name]:.3f}" for name in heads)] for row in rows]
+    means = ["mean", "", "", *(f"{fmean(row[name] for row in rows if row[name] == row[name]):.3f}" for name in heads)]
     beside = os.path.relpath(options.picture, Path(options.output or options.results / "table.md").parent)
-    return table(["image", "class", *heads], [*lines, means]) + f"\n\n![All of them]({beside})"
+    found = table(["image", "class", "drawn by", *heads], [*lines, means])
+    return f"{READING}\n\n{found}\n\n![All of them]({beside})"
 
 
 def _spread(values: list[float]) -> str:

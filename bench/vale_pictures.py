@@ -45,12 +45,9 @@ def measure_pictures(options: argparse.Namespace, kept: Kept) -> list[Row]:
     with progress(len(images), "explaining", unit="image") as bar:
         for name, image in zip(names, images, strict=False):
             told = {"image": name, "data": Path(options.data).name, "classifier": options.classifier}
-            row, shown = _measure(
-                vale,
-                image,
-                {**told, "segmenter": " and ".join(one.name for one in vale.segmenters), "budget": vale.budget},
-                kept,
-            )
+            segmenters = " and ".join(one.name for one in vale.segmenters)
+            how = {"segmenter": segmenters, "budget": vale.budget, "fill": vale.fill}
+            row, shown = _measure(vale, image, {**told, **how}, kept)
             rows.append({"image": name, **row})
             cells += shown
             bar.update()
@@ -68,15 +65,20 @@ def _measure(vale: Vale, image: UInt8[Tensor, "c h w"], settings: Row, kept: Kep
     return {"label": finding.facts.label, **figures}, _cells(explanation, finding)
 
 
-def _figures(vale: Vale, explanation: ValeExplanation, finding: Finding) -> dict[str, float]:
+def _figures(vale: Vale, explanation: ValeExplanation, finding: Finding) -> Row:
     pixels = working_image(vale.classifier, explanation.picture.float() / 255)[None]
     values = finding.attribution.values[None, None].to(pixels)
     small = torch.nn.functional.interpolate(values, pixels.shape[2:], mode="area")[0]
     target = torch.tensor([finding.attribution.target], device=pixels.device)
     curves = erase(vale.classifier, pixels, Maps(small, target, 0, 0, 0.0), "mean")
     one = next(iter(finding.facts.verifications), None)
+    chosen = None if finding.chosen is None else finding.candidates[finding.chosen]
     return {
+        "drawn by": "nobody" if chosen is None else chosen.segmenter.split(" (")[0],
         "probability": finding.facts.probability,
+        "all hidden": finding.facts.base,
+        "half of it in": finding.facts.half_area or NO_REGION,
+        "best E": max((one.evidence for one in finding.candidates), default=NO_REGION),
         **{name: NO_REGION if one is None else getattr(one, name) for name in MEASURED},
         "deletion": float(curves.deletion_auc[0]),
         "insertion": float(curves.insertion_auc[0]),

@@ -66,6 +66,12 @@ def choose(
     return found, max(scores, key=scores.__getitem__, default=None)
 
 
+def without_effect(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, ...]:
+    """The candidates, of which one is rejected because forward passes do not bear it out."""
+    reason = "alone and hidden it does no more for the class than regions of its shape elsewhere"
+    return tuple(replace(one, rejected=reason) if n == number else one for n, one in enumerate(candidates))
+
+
 def evidence_score(mask: Bool[Tensor, "h w"], values: Float[Tensor, "h w"]) -> float:
     """E of a mask: its share of the positive values minus its share of the area."""
     positive = values.clamp(min=0).double().cpu()
@@ -98,5 +104,6 @@ def _reason(candidate: Candidate) -> str:
     if candidate.area > MOST_AREA:
         return f"it is nearly the whole image ({candidate.area:.0%})"
     if candidate.evidence < LEAST_EVIDENCE:
-        return f"it does not match the evidence (E = {candidate.evidence:.2f})"
+        share = candidate.evidence + candidate.area
+        return f"it holds {share:.0%} of the evidence in {candidate.area:.0%} of the picture"
     return ""

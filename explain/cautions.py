@@ -8,6 +8,7 @@ from explain.shapley import Attribution
 
 UNCERTAIN, UNLIKELY = 0.5, 0.01
 INEXACT = 0.01  # of the sum of a map
+UNHIDDEN = 0.5  # of the probability
 UNSTABLE = 0.5  # IoU
 
 
@@ -30,9 +31,15 @@ def _of_the_answer(facts: Facts) -> list[str]:
 
 
 def _of_the_map(facts: Facts, attribution: Attribution) -> list[str]:
+    told = []
     if attribution.additivity_error > INEXACT:
-        return [f"the map does not add up to the answer: {attribution.additivity_error:.2g} are missing"]
-    return []
+        told.append(f"the map does not add up to the answer: {attribution.additivity_error:.2g} are missing")
+    if facts.base >= UNHIDDEN * facts.probability:
+        told.append(
+            f"the probability is {facts.base:.1%} even with the whole picture {HIDDEN[facts.fill]}, "
+            "and the map explains the difference only"
+        )
+    return told
 
 
 def _of_the_region(facts: Facts, candidates: Sequence[Candidate], chosen: int | None) -> list[str]:
@@ -40,7 +47,7 @@ def _of_the_region(facts: Facts, candidates: Sequence[Candidate], chosen: int | 
         return [f"no part of the picture speaks for {facts.label}: hiding any of it does not lower what was measured"]
     if chosen is None:
         reasons = ", ".join(dict.fromkeys(one.rejected for one in candidates if one.rejected))
-        return [f"no segment matches the evidence, so none is shown{f' ({reasons})' if reasons else ''}"]
+        return [f"no segment will do, so none is shown{f' ({reasons})' if reasons else ''}"]
     unstable = facts.stability is not None and facts.stability < UNSTABLE
     hangs = ["the region hangs on single points: with one less in the prompt another one is found"] if unstable else []
     return hangs + [

@@ -51,8 +51,8 @@ class Facts:
     label: str
     probability: float
     predictions: tuple[tuple[str, float], ...]  # most likely first
-    base: float  # of the class when the whole picture is hidden, on the scale of the attribution
-    scale: str
+    base: float  # probability of the class when the whole picture is hidden
+    scale: str  # of the attribution
     fill: str
     evaluations: int
     additivity_error: float
@@ -61,6 +61,7 @@ class Facts:
     why_not: str | None = None
     why_not_verifications: tuple[Verification, ...] = ()
     stability: float | None = None  # IoU of the region with those of prompts of one point less; None of a single point
+    half_area: float | None = None  # smallest share of the picture with half of what speaks for the class
     warnings: tuple[str, ...] = ()
 
 
@@ -80,6 +81,14 @@ def measure_region(image: Float[Tensor, "c h w"], values: Float[Tensor, "h w"], 
         edges_inside=inside,
         edges_outside=outside,
     )
+
+
+def half_area(values: Float[Tensor, "h w"]) -> float | None:
+    """The smallest share of the pixels that holds half of what speaks for the class; None where nothing does."""
+    shares = values.clamp(min=0).flatten().double().sort(descending=True).values.cumsum(0)
+    if shares[-1] <= 0:
+        return None
+    return (1 + int((shares < shares[-1] / 2).sum())) / len(shares)
 
 
 def place(mask: Bool[Tensor, "h w"]) -> str:
@@ -130,11 +139,12 @@ def sentences(facts: Facts) -> list[str]:
     """The facts for a reader: the answer, the region, what hiding it does, what nothing at all does, warnings."""
     return [
         _answer(facts),
-        *(_region(facts, facts.region) if facts.region else ["No region of the picture is named."]),
+        *(_region(facts, facts.region) if facts.region else _no_region(facts)),
         *_stability(facts),
         *(_effect(one, facts.label) for one in facts.verifications),
         *_comparison(facts),
-        f"With the whole picture {HIDDEN[facts.fill]}, {_of_scale(facts)} of {facts.label} is {_base(facts)}.",
+        *_of_scale(facts),
+        f"With the whole picture {HIDDEN[facts.fill]}, the probability of {facts.label} is {facts.base:.1%}.",
         *(f"Note: {warning}." for warning in facts.warnings),
     ]
 
@@ -180,6 +190,13 @@ def _region(facts: Facts, region: Region) -> list[str]:
     ]
 
 
+def _no_region(facts: Facts) -> list[str]:
+    if facts.half_area is None:
+        return ["No region of the picture is named."]
+    half = f"the strongest half of what speaks for {facts.label} covers {facts.half_area:.0%} of it"
+    return [f"No region of the picture is named; {half}."]
+
+
 def _stability(facts: Facts) -> list[str]:
     if facts.stability is None:
         return []
@@ -202,9 +219,7 @@ def _comparison(facts: Facts) -> list[str]:
             for one in facts.why_not_verifications if facts.why_not]  # fmt: skip
 
 
-def _of_scale(facts: Facts) -> str:
-    return "the probability" if facts.scale == "probability" else "the log-odds"
-
-
-def _base(facts: Facts) -> str:
-    return f"{facts.base:.1%}" if facts.scale == "probability" else f"{facts.base:.2f}"
+def _of_scale(facts: Facts) -> list[str]:
+    if facts.scale == "probability":
+        return []
+    return [f"What speaks for {facts.label} was measured in log-odds."]

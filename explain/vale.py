@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from explain.candidates import Candidate, choose
+from explain.candidates import Candidate, choose, without_effect
 from explain.cautions import cautions
 from explain.describe import Describer, Description
-from explain.facts import Facts, measure_region, sentences
+from explain.facts import Facts, half_area, measure_region, sentences
 from explain.prompts import Prompts, evidence_region, prompts_of
 from explain.region_views import region_views
 from explain.segment import Segmenter, masks_of
@@ -42,9 +42,9 @@ LISTED = 5  # most likely classes that are named
 
 @dataclass(frozen=True)
 class Finding:
-    """All stages of one class. `chosen` is None where no candidate fits the evidence, `prompts` where there is none;
-    then nothing is verified and nobody describes. `control` is the evidence above half of its maximum, which a segment
-    has to beat. `contrast` is the map of this class minus that of `why_not`."""
+    """All stages of one class. `chosen` is None where no candidate fits the evidence or the best one does no more than
+    regions elsewhere, `prompts` where there is no evidence; then nobody describes. `control` is the evidence above half
+    of its maximum, which a segment has to beat. `contrast` is the map of this class minus that of `why_not`."""
 
     attribution: Attribution
     prompts: Prompts | None
@@ -99,13 +99,14 @@ class Stages:
 
 @dataclass(frozen=True)
 class Vale:
-    """The whole chain for one classifier. `budget`: forward passes for the Shapley values of a class."""
+    """The whole chain for one classifier. `budget`: forward passes for the Shapley values of a class; `fill`: what
+    hides pixels from it, as in `hiding`."""
 
     classifier: PixelClassifier
     segmenter: Segmenter
     describer: Describer
     budget: int = 500
-    fill: str = "blur"
+    fill: str = "mean"
     scale: Scale = "probability"
     prompt: str = "points+box"  # as in `prompts_of`
     batch_size: int = 50
@@ -154,11 +155,12 @@ class Vale:
         with stages.stage("segment"):
             candidates, chosen = self._segment(seen, attribution, prompts)
             control = None if prompts is None else self._control(seen, attribution)
-        mask = None if chosen is None else candidates[chosen].mask.cpu()
         with stages.stage("verify"):
-            stability = self._stability(seen, prompts, None if chosen is None else candidates[chosen])
-            facts = replace(self._facts(seen, attribution, mask), stability=stability)
+            candidates, chosen, facts = self._verified(seen, attribution, candidates, chosen)
+            region = None if chosen is None else candidates[chosen]
+            facts = replace(facts, stability=self._stability(seen, prompts, region))
             facts = replace(facts, warnings=cautions(facts, attribution, candidates, chosen))
+        mask = None if region is None else region.mask.cpu()
         with stages.stage("describe"):
             described = () if mask is None else self.describer.describe(region_views(seen.picture, mask), facts)
         return Finding(attribution, prompts, candidates, chosen, control, facts, described, contrast, stages.seconds)
@@ -210,6 +212,16 @@ class Vale:
         mask = evidence_region(attribution.values)[None]
         return choose(self.classifier, seen.pixels, attribution, mask, torch.tensor([torch.nan]), ["nobody"])[0][0]
 
+    def _verified(
+        self, seen: "_Seen", attribution: Attribution, candidates: tuple[Candidate, ...], chosen: int | None
+    ) -> tuple[tuple[Candidate, ...], int | None, Facts]:
+        """What is measured, and the candidates again: one without effect is no region."""
+        facts = self._facts(seen, attribution, None if chosen is None else candidates[chosen].mask.cpu())
+        if chosen is None or any(one.matters for one in facts.verifications):
+            return candidates, chosen, facts
+        facts = replace(facts, region=None, verifications=(), why_not_verifications=())
+        return without_effect(candidates, chosen), None, facts
+
     def _stability(self, seen: "_Seen", prompts: Prompts | None, region: Candidate | None) -> float | None:
         """How far the region stays without a point."""
         if prompts is None or region is None:
@@ -226,11 +238,12 @@ class Vale:
             label=name(target),
             probability=float(predictions[target]),
             predictions=tuple((name(k), float(predictions[k])) for k in most_likely),
-            base=attribution.base,
+            base=attribution.base_probability,
             scale=attribution.scale,
             fill=attribution.fill,
             evaluations=attribution.evaluations,
             additivity_error=attribution.additivity_error,
+            half_area=half_area(attribution.values.cpu()),
             why_not=None if other is None else name(other),
         )
         if mask is None:

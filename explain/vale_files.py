@@ -25,12 +25,13 @@ from explain.overlays import as_picture
 from explain.prompts import Prompts
 from explain.region_views import highlighted, outlined, signed_overlay
 from explain.vale import Finding, ValeExplanation
+from explain.verification import FILLS
 from workbench.files import write_atomic
 from workbench.launch import versions
 from workbench.pictures import encode_png
 
 RESULT = "vale.json"
-VIEWED = "blur"  # how hidden pixels are shown
+VIEWED = FILLS[0]  # how hidden pixels are shown
 
 
 def write_vale(explanation: ValeExplanation, folder: Path, record: Mapping[str, Any] | None = None) -> None:

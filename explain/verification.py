@@ -20,9 +20,11 @@ from explain.shapley import working_image
 from workbench import seeds
 from workbench.pixel_classifier import PixelClassifier
 
+FILLS = ("mean", "blur")  # that the blur may leave a large object recognisable is why it comes second
 CONTROL = 43  # stream of randomness
 CONTROLS, DISPLACEMENTS = 4, 32
 SMALLEST = 1e-12  # probability that is divided by
+LEAST_EFFECT = 0.01  # of the probability
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Verification:
         """Share of the probability that is lost without the region; below 0 where it rises."""
         return (self.probability - self.remove) / max(self.probability, SMALLEST)
 
+    @property
+    def matters(self) -> bool:
+        """Whether the region, alone or hidden, does more for the class than regions of its shape elsewhere do."""
+        more = max(self.keep - self.control_keep, self.control_remove - self.remove)
+        return more > LEAST_EFFECT * self.probability
+
 
 def verify_region(
     classifier: PixelClassifier,
@@ -55,7 +63,7 @@ def verify_region(
     targets: Sequence[int],
     mask: Bool[Tensor, "h w"],
     *,
-    fills: Sequence[str] = ("blur", "mean"),
+    fills: Sequence[str] = FILLS,
     seed: int = 0,
     batch_size: int = 50,
 ) -> tuple[Verification, ...]:

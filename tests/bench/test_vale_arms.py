@@ -33,7 +33,7 @@ def block() -> Bool[Tensor, "h w"]:
 def case() -> Case:
     """A bright block, and Shapley values that are on it."""
     image = torch.where(block(), 250, 40).to(torch.uint8).expand(3, -1, -1)
-    return Case(image, block(), _attribution(block().float().numpy() / 96, 0, 100, 0))
+    return Case(image, block(), _attribution(block().float().numpy() / 96, 0, 100, 0, "mean"))
 
 
 def test_a_mask_that_is_the_truth_has_the_figures_of_it() -> None:

@@ -17,6 +17,7 @@ from explain.facts import (
     colour_name,
     edge_density,
     elongation,
+    half_area,
     measure_region,
     place,
     sentences,
@@ -59,7 +60,7 @@ def test_verification_is_what_the_classifier_says_of_the_masked_images() -> None
 
 def test_every_target_with_every_fill() -> None:
     found = verify_region(quadrants(HEIGHT, WIDTH), pixels(3, HEIGHT, WIDTH), [2, 1], box(3, 4, 9, 5))
-    assert [(one.fill, one.target) for one in found] == [("blur", 2), ("blur", 1), ("mean", 2), ("mean", 1)]
+    assert [(one.fill, one.target) for one in found] == [("mean", 2), ("mean", 1), ("blur", 2), ("blur", 1)]
 
 
 @given(st.integers(0, 12), st.integers(0, 20), st.integers(1, 8), st.integers(1, 10), st.integers(0, 99))
@@ -127,6 +128,16 @@ def test_evidence_is_the_share_of_what_speaks_for_the_class() -> None:
     assert region.colour == "gray"
 
 
+def test_half_of_the_evidence_needs_the_fewest_pixels() -> None:
+    assert half_area(torch.ones(6, 10)) == pytest.approx(0.5)
+    assert half_area(-torch.ones(6, 10)) is None
+    values = -torch.ones(6, 10)
+    values[0, :3] = torch.tensor([5.0, 3.0, 2.0])
+    assert half_area(values) == pytest.approx(1 / 60)
+    values[5, 9] = 1.0
+    assert half_area(values) == pytest.approx(2 / 60)
+
+
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +159,16 @@ def test_sentences_say_what_was_measured() -> None:
     assert f"{one.control_remove:.1%}" in text
     warned = sentences(replace(given_facts, warnings=("it is so",), region=None, verifications=()))
     assert warned[-1] == "Note: it is so."
-    assert "No region" in warned[1]
+    assert warned[1] == "No region of the picture is named."
+    spread = replace(given_facts, region=None, half_area=0.31)
+    assert "the strongest half of what speaks for ankle boot covers 31% of it" in sentences(spread)[1]
+
+
+def test_the_scale_is_told_where_it_is_not_the_probability() -> None:
+    assert not any("log-odds" in sentence for sentence in sentences(facts()))
+    told = sentences(replace(facts(), scale="log-odds"))
+    assert any("measured in log-odds" in sentence for sentence in told)
+    assert "With the whole picture blurred, the probability of ankle boot is 5.0%." in told
 
 
 def test_the_overlap_with_one_point_less_is_told_where_there_are_points_to_leave_out() -> None:

@@ -12,8 +12,9 @@ from colour_blocks import HEIGHT, WIDTH, blocks, colour_classifier
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
-from toy_classifiers import linear
+from toy_classifiers import linear, quadrants
 
+import explain.vale as vale_module
 from explain.describe import Description, NoDescriber
 from explain.facts import Facts
 from explain.prompts import Prompts
@@ -23,6 +24,7 @@ from explain.segment import open_segmenter
 from explain.vale import LONGEST, Vale, ValeExplanation
 from explain.vale_files import write_vale
 from explain.vale_page import add_vale
+from explain.verification import Verification
 from workbench.errors import UserError
 from workbench.report import Report
 
@@ -135,8 +137,28 @@ def test_a_mask_that_is_not_the_evidence_is_no_region() -> None:
     assert finding.control is not None
     assert finding.control.evidence > 0.5  # the evidence itself would have done better
     assert finding.facts.region is None
-    assert any("no segment matches" in warning for warning in finding.facts.warnings)
+    assert any("no segment will do" in warning for warning in finding.facts.warnings)
+    assert "the strongest half of what speaks for" in finding.text
     assert talker.told == []
+
+
+def test_a_mask_that_does_no_more_than_others_is_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figures are those of regions elsewhere; with a little more to it, it is one."""
+    talker, image = Talker(), blocks(1)[0][0]
+
+    def verified(more: float) -> list[Verification]:
+        return [Verification(0, "mean", 0.9, 0.5 + more, 0.8, 0.5, 0.8)]
+
+    monkeypatch.setattr(vale_module, "verify_region", lambda *args, **options: verified(0.0))
+    [finding] = vale(describer=talker).explain(image).findings
+    assert finding.mask is None
+    assert finding.facts.region is None
+    assert finding.facts.verifications == ()
+    assert any("regions of its shape elsewhere" in one.rejected for one in finding.candidates)
+    assert any("no segment will do" in warning for warning in finding.facts.warnings)
+    assert talker.told == []
+    monkeypatch.setattr(vale_module, "verify_region", lambda *args, **options: verified(0.02))
+    assert vale().explain(image).findings[0].mask is not None
 
 
 def test_a_flat_picture_has_no_region() -> None:
@@ -147,6 +169,29 @@ def test_a_flat_picture_has_no_region() -> None:
     assert finding.control is None
     assert any("no part of the picture speaks for class" in warning for warning in finding.facts.warnings)
     assert any("not certain" in warning for warning in finding.facts.warnings)
+
+
+def test_a_class_that_is_seen_in_the_hidden_picture_is_said_to_be_that() -> None:
+    """A picture that is red all over, and only a little less so in one place: the mean colour is red as well."""
+    red = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+    red[0] = 200
+    red[0, :8, :8] = 150
+    [finding] = vale().explain(red).findings
+    assert finding.facts.base > 0.9
+    hidden = f"the probability is {finding.facts.base:.1%} even with the whole picture in the mean colour"
+    assert any(hidden in warning for warning in finding.facts.warnings)
+    corner = torch.full((3, HEIGHT, WIDTH), 25, dtype=torch.uint8)
+    corner[:, : HEIGHT // 2, : WIDTH // 2] = 230
+    [other] = replace(vale(), classifier=quadrants(HEIGHT, WIDTH)).explain(corner).findings
+    assert not any("even with the whole picture" in warning for warning in other.facts.warnings)
+
+
+def test_log_odds_are_told_and_the_hidden_picture_is_a_probability_all_the_same() -> None:
+    image = blocks(1)[0][0]
+    [plain], [odds] = (vale(scale=scale).explain(image).findings for scale in ("probability", "log-odds"))
+    assert odds.facts.base == pytest.approx(plain.facts.base)
+    assert odds.facts.scale == "log-odds"
+    assert "measured in log-odds" in odds.text
 
 
 def test_a_class_that_is_not_there_is_said_to_be_that() -> None:
