@@ -12,6 +12,7 @@ times the memory from 10 to 80 steps; and at 30 steps at least 8 times less than
 """
 
 import argparse
+import math
 import multiprocessing
 import resource
 import statistics
@@ -73,7 +74,7 @@ def main() -> None:
     found: dict[Arm, list[Measured]] = {arm: [] for arm in arms}
     for turn in range(options.turns):
         for arm in arms:
-            found[arm].append(measure(arm, options))
+            found[arm].append(measure(arm, options, kept=turn == 0))
             print(f"turn {turn + 1}: {arm.name}, {arm.steps} steps: {found[arm][-1]}", flush=True)
     write_result("Memory of trajectory matching", __doc__ or "", result(options, found), options.output)
 
@@ -98,10 +99,10 @@ def result(options: argparse.Namespace, found: dict[Arm, list[Measured]]) -> str
     return f"{about}\n\n{table(heads, rows)}"
 
 
-def measure(arm: Arm, options: argparse.Namespace) -> Measured:
-    """One gradient, in a fresh process."""
+def measure(arm: Arm, options: argparse.Namespace, kept: bool) -> Measured:
+    """One gradient, in a fresh process; what autograd held is the same every time, and counted where `kept`."""
     mine, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, arm, options))
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, arm, options, kept))
     process.start()
     theirs.close()
     measured: Measured = mine.recv()
@@ -109,7 +110,7 @@ def measure(arm: Arm, options: argparse.Namespace) -> Measured:
     return measured
 
 
-def work(pipe: Connection, arm: Arm, options: argparse.Namespace) -> None:
+def work(pipe: Connection, arm: Arm, options: argparse.Namespace, kept: bool) -> None:
     """Body of the fresh process."""
     keep_freed_memory()
     run = problem(arm, options)
@@ -121,7 +122,7 @@ def work(pipe: Connection, arm: Arm, options: argparse.Namespace) -> None:
     if options.device == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    pipe.send(Measured(seconds, peak, kept_megabytes(run)))
+    pipe.send(Measured(seconds, peak, kept_megabytes(run) if kept else math.nan))
 
 
 def problem(arm: Arm, options: argparse.Namespace) -> Callable[[], object]:
