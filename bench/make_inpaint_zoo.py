@@ -1,4 +1,4 @@
-"""Put a trained inpainter of Fashion-MNIST into the zoo: its networks, card, a picture and measured figures.
+"""Put a trained inpainter of Fashion-MNIST into the zoo: its networks, card, pictures and measured figures.
 
     python bench/make_inpaint_zoo.py runs/inpaint-fashion zoo/fashion-inpaint
 
@@ -9,11 +9,13 @@ import argparse
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from fashion_measures import real
 from inpaint_diversity import class_figures
 from inpaint_measures import Figures, Images, Mask, Variants, diversity_figures, fidelity_figures
 from measured import table
+from PIL import Image
 from torch import Tensor
 
 import gen
@@ -25,11 +27,15 @@ from gen.loading import find_pipeline
 from gen.validation import write_rows
 from workbench import seeds
 from workbench.allocator import keep_freed_memory
+from workbench.datasets import load_images
 from workbench.files import publish_folder, write_atomic
 from workbench.progress import progress
 
 HOLES, COMPLETIONS = 5, 6  # stream of randomness; of each image
 PICTURED = 3  # images of each kind of hole
+# Of a test image of this class, the rows and columns that are to be filled: top, bottom, left, right.
+EXAMPLES = {"boot": ("Ankle boot", (6, 20, 12, 32)), "coat": ("Coat", (14, 32, 0, 32))}
+EXAMPLE = 3  # the number of the example among test images of its class
 COLUMNS = ("class_agreement", "distinct_classes", "hole_psnr_one", "hole_psnr_best", "border_error", "pair_l1")
 
 
@@ -52,6 +58,7 @@ def main() -> None:
     shutil.rmtree(partial, ignore_errors=True)
     pipe.save_pretrained(partial)
     write_picture(partial / "samples.png", pictures)
+    write_examples(partial / "examples", pipe.native_size)
     write_atomic(partial / "README.md", card(options, rows))
     publish_folder(partial, options.folder)
 
@@ -98,6 +105,18 @@ def row(name: str, found: Figures) -> list[str]:
 def write_picture(path: Path, pictures: list[list[Images]]) -> None:
     """A column for each image: masked, true, and its completions; images of all kinds of holes side by side."""
     write_rows(path, [torch.cat([rows[k][:PICTURED] for rows in pictures]) for k in range(len(pictures[0]))])
+
+
+def write_examples(folder: Path, size: tuple[int, int]) -> None:
+    """Pictures with masks to begin with, as a person has them."""
+    folder.mkdir()
+    test = load_images("fashion-mnist:extract", "test", size)
+    for name, (label, (top, bottom, left, right)) in EXAMPLES.items():
+        number = np.flatnonzero(test.labels == test.label_names.index(label))[EXAMPLE]
+        mask = np.zeros(size, np.uint8)
+        mask[top:bottom, left:right] = 255
+        Image.fromarray(test.images[number, 0].numpy()).save(folder / f"{name}.png")
+        Image.fromarray(mask).save(folder / f"{name}-mask.png")
 
 
 def card(options: argparse.Namespace, rows: list[list[str]]) -> str:

@@ -1,11 +1,17 @@
 """Pictures of the browser app's tabs, for the documentation: docs/images/ui-*.png.
 
 python bench/ui_pictures.py --output docs/images            (needs a Chromium and the package playwright)
+
+All models are the zoo's; a classifier of planted scenes and its debiasing are made first, which takes minutes. With
+--folder they are kept there, and used again.
 """
 
 from __future__ import annotations
 
+import io
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from PIL import Image
 
 from ui.app import TABS, build_app, launch
 from ui.app_config import AppConfig
-from ui.shelf import DEMO_CLASSIFIER
+from ui.shelf import DEMO_CLASSIFIER, ZOO
 from workbench.command import polite
 from workbench.errors import UserError
 
 PATIENCE = 600_000  # milliseconds
 SIZES = {"": (1280, 900), "-phone": (390, 844)}
 PHOTOGRAPH = "chelsea.png"
+COLOURS = 256  # keeps the files small
+MAKE = (
+    "classify train --data data/scenes --output classifier --width 32 --max-train-steps 150",
+    "debias data/scenes --classifier classifier --output debiased --group-column background "
+    "--max-images-per-class 60 --width 32 --max-train-steps 150",
+)
 
 
 @dataclass
@@ -32,7 +45,7 @@ class PicturesConfig:
 
     output: Path = Path("docs/images")
     folder: Path | None = None
-    """The served folder; an empty one unless given, so that all is the zoo's."""
+    """The served folder; one that is thrown away unless given."""
     tabs: list[str] = field(default_factory=lambda: list(TABS))
 
 
@@ -45,7 +58,31 @@ def main() -> None:
 def take(config: PicturesConfig) -> None:
     """A picture of each tab after its main job; of two also in the dark and on a phone. UserError without Chromium."""
     config.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as empty, _page(config.folder or Path(empty)) as page:
+    with tempfile.TemporaryDirectory() as thrown_away:
+        folder = config.folder or Path(thrown_away)
+        furnish(folder)
+        _take_tabs(config, folder)
+
+
+def furnish(folder: Path) -> None:
+    """Make planted scenes, a classifier that relies on their backgrounds, and its debiasing, unless they are there."""
+    from workbench.planted import planted
+    from workbench.records import DatasetWriter
+
+    if (folder / "debiased" / "report.html").exists():
+        return
+    splits = {"train": planted(range(1000), size=32, plant="background"),
+              "test": planted(range(300), size=32, split="test")}  # fmt: skip
+    writer = DatasetWriter(folder / "data" / "scenes", splits["train"].label_names, {"scenes": "planted"})
+    for split, scenes in splits.items():
+        writer.write_shard(0, scenes.images, scenes.rows(), split)
+    writer.finish(seed=0)
+    for words in MAKE:
+        subprocess.run([sys.executable, "-m", "ui.cli", *words.split()], cwd=folder, check=True)
+
+
+def _take_tabs(config: PicturesConfig, folder: Path) -> None:
+    with _page(folder) as page:
         for title in config.tabs:
             page.get_by_role("tab", name=title, exact=True).click()
             page.wait_for_timeout(1000)
@@ -61,7 +98,8 @@ def take(config: PicturesConfig) -> None:
 def _picture(page: Any, config: PicturesConfig, title: str, name: str) -> None:
     page.get_by_role("tab", name=title, exact=True).click()
     page.wait_for_timeout(1500)
-    page.screenshot(path=config.output / name, full_page=True)
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    picture.quantize(COLOURS, kmeans=2).save(config.output / name, optimize=True)
     print(config.output / name)
 
 
@@ -69,20 +107,25 @@ def _picture(page: Any, config: PicturesConfig, title: str, name: str) -> None:
 def _page(folder: Path) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        raise UserError("no Chromium is installed; install it: apt install chromium")
     config = AppConfig(folder=folder, port=0)
     app = build_app(config)
     address = launch(app, config, wait=False)
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": SIZES[""][0], "height": SIZES[""][1]})
         page.set_default_timeout(PATIENCE)
         page.goto(address)
         yield page
         browser.close()
     app.close(verbose=False)
+
+
+def chromium() -> str:
+    """The browser's file. Raises UserError where there is none."""
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        raise UserError("no Chromium is installed; install it: apt install chromium")
+    return found
 
 
 def _press(page: Any, name: str, index: int = 0) -> None:
@@ -100,6 +143,10 @@ def _generate(page: Any) -> None:
 
 
 def _browse(page: Any) -> None:
+    box = page.get_by_label("Data set").locator("visible=true").first
+    box.fill("debiased/augmented")
+    box.press("Enter")
+    page.wait_for_timeout(1000)
     _press(page, "Show")
     page.locator("#browsed img").first.wait_for()
 
@@ -116,14 +163,11 @@ def _explain(page: Any) -> None:
 
 
 def _inpaint(page: Any) -> None:
-    page.locator("#inpaint-picture input[type=file]").set_input_files(_photograph())
-    page.locator("#inpaint-editor canvas").first.wait_for()
-    page.wait_for_timeout(3000)
-    box = page.locator("#inpaint-editor canvas").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 2 + 60, box["y"] + box["height"] / 2 + 20, steps=8)
-    page.mouse.up()
+    upload = page.locator("#inpaint-picture input[type=file]")
+    with page.expect_response(lambda one: one.url.endswith("/image.png")):  # the picture as it is painted on
+        upload.set_input_files(str(ZOO / "fashion-inpaint" / "examples" / "boot.png"))
+    page.wait_for_timeout(2000)
+    _paint(page, page.locator("#inpaint-editor canvas").first.bounding_box())
     page.get_by_text("More settings").locator("visible=true").click()
     box = page.get_by_label("Rivals on the same mask").locator("visible=true").first
     box.fill("RePaint with zoo:fashion-rpe2d")
@@ -132,6 +176,19 @@ def _inpaint(page: Any) -> None:
     page.locator("#rivals img").first.wait_for()
     page.locator("#filled img").first.click()
     page.locator("#before-after img").nth(1).wait_for()
+
+
+def _paint(page: Any, box: dict[str, float]) -> None:
+    """The boot's shaft, line by line."""
+    left, right = (box["x"] + share * box["width"] for share in (0.5, 0.84))
+    top, bottom = (box["y"] + share * box["height"] for share in (0.3, 0.55))
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for line in range(8):
+        y = top + line / 7 * (bottom - top)
+        page.mouse.move((left, right)[line % 2], y)
+        page.mouse.move((right, left)[line % 2], y)
+    page.mouse.up()
 
 
 def _show_newest(page: Any) -> None:

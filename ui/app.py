@@ -15,7 +15,7 @@ from ui import processes
 from ui.app_config import AppConfig
 from ui.picture_cache import keep_pictures_whole
 from ui.shelf import RESULTS, Shelf
-from ui.theme import CSS, theme
+from ui.theme import CSS, NAMES, theme
 from ui.uploads import limit_decoders
 from workbench.errors import UserError
 
@@ -41,6 +41,9 @@ def build_app(config: AppConfig) -> gr.Blocks:
                 with gr.Tab(title, id=module):
                     importlib.import_module(f"ui.tabs.{module}").build(shelf, config)
         app.load(linked_tab, None, tabs, api_visibility="private")
+    for block in app.blocks.values():
+        if isinstance(buttons := getattr(block, "buttons", None), list):  # one would put a picture on a public site
+            block.buttons = [button for button in buttons if button != "share"]
     app.queue(max_size=config.max_waiting, default_concurrency_limit=4)
     return app
 
@@ -57,7 +60,7 @@ def launch(app: gr.Blocks, config: AppConfig, wait: bool) -> str:
     results.mkdir(exist_ok=True)
     limit_decoders(config.max_image_pixels)
     keep_pictures_whole()
-    options: dict[str, Any] = {"footer_links": ["api", "settings"], "theme": theme(), "css": CSS}
+    options: dict[str, Any] = {"footer_links": ["api", "settings"], "theme": theme(), "css": CSS, "head": NAMES}
     try:
         _, address, _ = app.launch(
             server_name=config.host, server_port=config.port or None, share=config.share, auth=config.accounts(),

@@ -84,12 +84,13 @@ def inpaint(arguments: Sequence[str] | None = None, program: str = "workbench in
     """Read the settings and fill; exits with 2 after a mistake."""
     with polite():
         config = parse(InpaintCommandConfig, arguments, program)
-        fill(config)
+        for note in fill(config):
+            print(f"note: {note}", file=sys.stderr)
         print(f"Done. The completions are in {config.output}")
 
 
-def fill(config: InpaintCommandConfig, inpainter: Inpainter | None = None, on_row: OnRow | None = None) -> None:
-    """Fill all pictures that are not filled yet.
+def fill(config: InpaintCommandConfig, inpainter: Inpainter | None = None, on_row: OnRow | None = None) -> list[str]:
+    """Fill all pictures that are not filled yet; returns what a person should know of them, each thing once.
 
     `inpainter` is `config.pipeline` where that is open already; `on_row` is told of each row that a diverse one has
     drawn, and may raise to stop. Raises UserError for settings that cannot work, a picture or mask that is missing or
@@ -115,11 +116,14 @@ def fill(config: InpaintCommandConfig, inpainter: Inpainter | None = None, on_ro
         user_errors_for_disk(config.output),
         progress(len(left), "filling", disable=len(jobs) == 1, unit="picture") as bar,
     ):
+        notes: dict[str, None] = {}
         for job in left:
             began = time.perf_counter()
             completions = inpainter(job.image, job.mask, **options)
             _write(job, completions, config, settings, time.perf_counter() - began)
+            notes |= dict.fromkeys(completions.notes)
             bar.update()
+    return list(notes)
 
 
 def plan(config: InpaintCommandConfig) -> list[Job]:

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 import gradio as gr
 from gradio.context import LocalContext
 
+from ui.shelf import Shelf
+from ui.stop import StopButton
 from workbench.errors import UserError
 
 Result = TypeVar("Result")
@@ -57,35 +59,45 @@ class Job(Generic[Result]):
 
 
 def follow(
-    work: Callable[[Report], Result], progress: gr.Progress, turn: AbstractContextManager[Any] = MODELS
+    work: Callable[[Report], Result],
+    progress: gr.Progress,
+    shelf: Shelf,
+    stop: StopButton | None = None,
+    turn: AbstractContextManager[Any] = MODELS,
 ) -> Generator[Any, None, Result]:
     """Let an event wait for `work`, at each heartbeat showing how far it is; `result = yield from follow(...)`.
 
     Gradio closes the event's generator when it is cancelled or its page is gone: then the work ends at its next report.
     It knows the generator from its first value on, so the work begins after that; a cancel that came before is seen by
-    nobody waiting any more.
+    nobody waiting any more, or by the page's `stop`.
     """
-    awaited = _whether_awaited()
+    awaited = _whether_awaited(stop)
     yield gr.skip()
+    _require(awaited)
     job = Job(work, turn)
     try:
         while not job.done.wait(HEARTBEAT):
-            if not awaited():
-                raise gr.Error("stopped", print_exception=False)
+            _require(awaited)
             progress(job.latest[0], desc=job.latest[1])
             yield gr.skip()
-        return sentence(job.result)
+        return sentence(job.result, shelf)
     finally:
         job.stop.set()
 
 
-def _whether_awaited() -> Callable[[], bool]:
+def _whether_awaited(stop: StopButton | None) -> Callable[[], bool]:
     """Tells whether somebody still waits for the event that this is called in; always so outside of one."""
     event, blocks = LocalContext.event_id.get(None), LocalContext.blocks.get(None)
     if event is None or blocks is None:
         return lambda: True
     waiting = blocks._queue.pending_event_ids_session  # event numbers of each session
-    return lambda: any(event in events for events in list(waiting.values()))
+    wanted = stop.watch() if stop is not None else lambda: True
+    return lambda: wanted() and any(event in events for events in list(waiting.values()))
+
+
+def _require(awaited: Callable[[], bool]) -> None:
+    if not awaited():
+        raise gr.Error("stopped", visible=False, print_exception=False)
 
 
 @contextmanager
@@ -105,9 +117,9 @@ def reporting_passes(network: Any, report: Report) -> Iterator[None]:
         handle.remove()
 
 
-def sentence(work: Callable[[], Result]) -> Result:
-    """Its result; a person's mistake becomes the page's message, as text."""
+def sentence(work: Callable[[], Result], shelf: Shelf) -> Result:
+    """Its result; a person's mistake becomes the page's message, as text without the places of this machine."""
     try:
         return work()
     except UserError as error:
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+        raise gr.Error(escape(shelf.told(str(error)), quote=False), print_exception=False) from error

@@ -58,6 +58,15 @@ def opened(path: Path) -> "Image":
         return image.convert("RGB")
 
 
+def told_record(shelf: Shelf, record: Any) -> Any:
+    """A record (JSON) as a browser may read it; see `Shelf.told`."""
+    if isinstance(record, dict):
+        return {key: told_record(shelf, value) for key, value in record.items()}
+    if isinstance(record, list):
+        return [told_record(shelf, value) for value in record]
+    return shelf.told(record) if isinstance(record, str) else record
+
+
 def plain(text: str) -> str:
     """A text as text in Markdown."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]#|" else letter for letter in escape(text))

@@ -5,6 +5,7 @@ A name that comes from a browser is looked up here and never used as a path. Lig
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ GENERATORS, INPAINTERS = {"RPE2DPipeline", "EPGPipeline"}, {"DiverseInpaintPipel
 DEMO_DATA = ("fashion-mnist:extract", "demo-photographs")
 DEMO_CLASSIFIER = "efficientnet-lite0"
 
+GRAY_ALONE = "It knows gray pictures alone, and fills those in colour channel by channel."
 SHAPES = ((1, 1), (1.5, 1.5), (2, 2), (1, 1.5), (1.5, 1))  # heights and widths to offer, in trained ones
+
+PLACE = re.compile(r"(?<![\w./:~<])/(?:[\w.@+~-]+/)*([\w.@+~-]+)")  # an absolute path, and its last part
 
 Choices = dict[str, str]  # what a person sees: what the library opens
 
@@ -99,6 +103,13 @@ class Shelf:
         """A path as the page names it."""
         return self._name(path)
 
+    def told(self, text: str) -> str:
+        """A text as a browser may read it: nothing of this machine but names below the served folder and of the zoo.
+
+        Any other place is named by its last part.
+        """
+        return PLACE.sub(r"\1", text.replace(f"{ZOO}/", "zoo:").replace(f"{self.root}/", ""))
+
     def _newest_first(self, folders: Sequence[Path]) -> Choices:
         newest = sorted(folders, key=lambda folder: -folder.stat().st_mtime)
         return {self._name(folder): str(folder) for folder in newest}
@@ -155,6 +166,19 @@ def pipeline_facts(folder: str) -> PipelineFacts:
         return PipelineFacts(labels, "", [], about)
     sizes = [_in_patches(sides, times, config.get("patch_size", 1)) for times in (SHAPES if any_size else SHAPES[:1])]
     return PipelineFacts(labels, sizes[0], list(dict.fromkeys(sizes)), about)
+
+
+def about_inpainter(spec: str) -> str:
+    """What an inpainter learned from, and its limits: from its card, without opening it; empty where it has none."""
+    home = _home(spec)
+    try:
+        card = (home / "README.md").read_text()
+    except OSError:
+        return ""
+    trained = [line.split(", ")[0].rstrip(".") + "." for line in card.splitlines() if line.startswith("Trained on ")]
+    limits = card.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    gray = GRAY_ALONE if read_json(home / "vqvae" / "config.json").get("channels") == 1 else ""
+    return " ".join([*trained[:1], limits.strip() or gray]).strip()
 
 
 def _in_patches(sides: Sequence[int], times: Sequence[float], patch: int) -> str:

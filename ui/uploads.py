@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ui.shelf import ZOO
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,3 +108,10 @@ def example_pictures() -> list[str]:
     package = find_spec("skimage")
     folder = Path((package.submodule_search_locations or [""])[0] if package else "") / "data"
     return [str(folder / name) for name in EXAMPLES if (folder / name).is_file()]
+
+
+def example_holes() -> list[list[str | None]]:
+    """Pictures with masks, which the zoo's inpainters bring; then photographs without."""
+    masks = sorted(str(path) for path in ZOO.glob("*/examples/*-mask.png"))
+    holes: list[list[str | None]] = [[mask.replace("-mask.png", ".png"), mask] for mask in masks]
+    return holes + [[path, None] for path in example_pictures()]

@@ -73,7 +73,7 @@ def complete(
         log_likelihoods=list(painted.log_likelihoods),
         tokens=[list(variant) for variant in zip(*painted.tokens, strict=True)],
         boxes=[region.box for region in regions],
-        notes=[*picture.notes, *_notes(regions, native_size)],
+        notes=[*picture.notes, *_notes(picture, channels, regions, native_size)],
     )
 
 
@@ -101,10 +101,13 @@ def _bytes(image: Float[Tensor, "c h w"]) -> np.ndarray:
     return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def _notes(regions: list[Region], native_size: Size) -> list[str]:
-    """Where a hole is painted at less than the picture's resolution."""
+def _notes(picture: Picture, channels: int | None, regions: list[Region], native_size: Size) -> list[str]:
+    """Where a hole is painted at less than the picture's resolution, or without knowledge of colours."""
     shrink = max(region.size[0] / native_size[0] for region in regions)
-    if shrink <= 1:
-        return []
-    return [f"the hole is painted at 1/{shrink:.3g} of the picture's resolution: the network's is {native_size[0]}x"
-            f"{native_size[1]} pixels, and half of each side must be known"]  # fmt: skip
+    notes = {
+        f"the hole is painted at 1/{shrink:.3g} of the picture's resolution: the network's is {native_size[0]}x"
+        f"{native_size[1]} pixels, and half of each side must be known": shrink > 1,
+        "the network has seen gray pictures alone, so each colour channel is filled by itself, and colours in the hole "
+        "may not be the picture's": channels == 1 and len(picture.pixels) == 3,
+    }  # fmt: skip
+    return [note for note, holds in notes.items() if holds]

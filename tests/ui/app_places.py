@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -119,11 +120,11 @@ def furnish(root: Path) -> None:
 
 
 @contextmanager
-def served(folder: Path, max_images: int = 64, max_image_pixels: int = 16_000_000) -> Iterator[str]:
+def served(folder: Path, **settings: Any) -> Iterator[str]:
     """The address of the app over a folder; the limit that it puts on all decoders goes with it."""
     from ui.app import build_app, launch
 
-    config = AppConfig(folder=folder, port=0, device="cpu", max_images=max_images, max_image_pixels=max_image_pixels)
+    config = AppConfig(folder=folder, port=0, device="cpu", **settings)
     app, limit = build_app(config), Image.MAX_IMAGE_PIXELS
     try:
         yield launch(app, config, wait=False)

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from app_page import NEEDS_CHROMIUM, PATIENCE, browser_page, choose, faint, fill, nameless, press, tab_to, unfold
 from app_places import furnish, served
 from PIL import Image
 
 from ui.app import TABS
+from ui.jobs import MODELS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: apt install chromium"),
-    pytest.mark.filterwarnings("ignore"),
-]
-PATIENCE = 120_000  # milliseconds, of a busy machine
+pytestmark = [NEEDS_CHROMIUM, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +32,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(place: Path) -> Iterator[Any]:
     """The app's page, opened."""
-    with served(place) as address, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page()
-        opened.set_default_timeout(PATIENCE)
-        opened.goto(address)
+    with served(place) as address, browser_page(address) as opened:
         yield opened
-        browser.close()
 
 
-def choose(page: Any, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
-
-
-def fill(page: Any, label: str, value: str) -> None:
-    box = page.get_by_label(re.compile(rf"^\s*{label}\b")).locator("visible=true").first  # what explains it follows
-    box.fill(value)
-    box.press("Enter")
-
-
-def press(page: Any, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).locator("visible=true").first.click()
+@pytest.fixture(autouse=True)
+def for_everyone(page: Any) -> Iterator[None]:
+    """Whatever a test leaves on the page has names for those who hear it, and is seen well, in the dark too."""
+    yield
+    unfold(page)
+    assert nameless(page) == []
+    assert faint(page, dark=False) == []
+    assert faint(page, dark=True) == []
 
 
 def test_generate(page: Any) -> None:
@@ -73,7 +60,7 @@ def test_generate(page: Any) -> None:
 
 def test_models_side_by_side(page: Any) -> None:
     choose(page, "Generate")
-    page.get_by_text("Side by side: several").click()
+    unfold(page)
     fill(page, "Beside the model", "other")
     fill(page, "Steps of each row", "2")
     press(page, "Generate side by side")
@@ -81,11 +68,34 @@ def test_models_side_by_side(page: Any) -> None:
     assert page.locator("#row-1 img").count() >= 8
 
 
+def test_a_stop_right_after_a_start_ends_its_work(page: Any, place: Path) -> None:
+    """Also one that reaches the server first: here the start is held back until the page says that it is stopped."""
+    choose(page, "Generate")
+    unfold(page)
+    before = set((place / "app").iterdir())
+    fill(page, "Steps", "300000")
+    held: list[Any] = []
+    page.route("**/queue/join*", lambda start: held.append(start))
+    press(page, "Generate")
+    press(page, "Stop")
+    page.get_by_text("Stopped: nothing is kept.").wait_for()
+    assert held
+    for start in held:
+        start.continue_()
+    page.unroute("**/queue/join*")
+    page.wait_for_timeout(2000)
+    assert not MODELS.locked()
+    assert set((place / "app").iterdir()) == before
+    fill(page, "Steps", "2")
+    press(page, "Generate")
+    page.get_by_text("a data set with the provenance of each").wait_for()
+
+
 def test_data_sets_escape_labels(page: Any) -> None:
     choose(page, "Data sets")
     fill(page, "Data set", "data/noise")
     press(page, "Show")
-    page.get_by_text("6 images on 1 pages").wait_for()
+    page.get_by_text("6 images on 1 page.").wait_for()
     page.locator("#browsed").get_by_text("<b>coat</b>").first.wait_for()
 
 
@@ -110,12 +120,10 @@ def test_explain_an_upload(page: Any, place: Path) -> None:
 
 def test_inpaint_with_a_painted_mask(page: Any, place: Path) -> None:
     choose(page, "Inpaint")
-    page.locator("#inpaint-picture input[type=file]").set_input_files(str(place / "photo.png"))
-    page.locator("#inpaint-picture img").wait_for()
-    canvas = page.locator("#inpaint-editor canvas").first
-    canvas.wait_for()
-    page.wait_for_timeout(3000)  # the picture is put on the canvas after the event
-    box = canvas.bounding_box()
+    with page.expect_response(lambda one: one.url.endswith("/image.png")):  # the picture as it is painted on
+        page.locator("#inpaint-picture input[type=file]").set_input_files(str(place / "photo.png"))
+    page.wait_for_timeout(2000)
+    box = page.locator("#inpaint-editor canvas").first.bounding_box()
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.move(*middle)
     page.mouse.down()
@@ -139,6 +147,32 @@ def test_inpaint_with_a_painted_mask(page: Any, place: Path) -> None:
     assert shown[0] != shown[1]
 
 
+def test_inpaint_without_a_mouse(page: Any, place: Path) -> None:
+    mask = Image.new("L", (30, 20))
+    mask.paste(255, (8, 5, 16, 10))
+    mask.save(place / "mask.png")
+    page.goto(page.url.split("?")[0])
+    page.get_by_role("tab", name="Inpaint").wait_for()
+    tab_to(page, "[role=tablist]", "Inpaint")
+    page.keyboard.press("Enter")
+    page.locator("#inpaint-picture").wait_for()
+    files = iter(("photo.png", "mask.png"))
+    page.on("filechooser", lambda chooser: chooser.set_files(str(place / next(files))))
+    for area in ("#inpaint-picture", "#inpaint-mask"):
+        if area == "#inpaint-mask":
+            tab_to(page, "body", "The mask: upload")
+            page.keyboard.press("Enter")
+        tab_to(page, area, "Drop an image file here to upload")
+        page.keyboard.press("Space")
+        page.locator(f"{area} img").wait_for(timeout=30_000)
+    tab_to(page, "body", "Fill")
+    page.keyboard.press("Enter")
+    page.get_by_text("6 variants.").wait_for()
+    folder = max((place / "app").glob("filled-*/variants.json"), key=lambda path: path.stat().st_mtime).parent
+    with Image.open(folder / "mask.png") as used:
+        np.testing.assert_array_equal(np.asarray(used), np.asarray(mask))
+
+
 def test_a_debiasing_shows_pairs_as_text(page: Any) -> None:
     choose(page, "Debias")
     fill(page, "Result", "debias")
@@ -154,7 +188,7 @@ def test_distilled_sets_and_runs(page: Any) -> None:
     fill(page, "Distilled set", "small")
     press(page, "Show")
     playwright.expect(page.locator("#measured")).to_contain_text("51.2%", timeout=PATIENCE)
-    page.get_by_text("The card: what it is").click()
+    unfold(page)
     page.get_by_text("Accuracy 0.5").wait_for()
     choose(page, "Runs")
     press(page, "Show")

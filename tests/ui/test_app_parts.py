@@ -24,15 +24,16 @@ from ui.app import build_app
 from ui.app_config import AppConfig
 from ui.distill_config import DistillConfig
 from ui.jobs import MODELS, Stopped, follow
-from ui.results import handed_out
+from ui.results import handed_out, told_record
 from ui.serve import main as serve
-from ui.shelf import PipelineFacts, Shelf, pick, pipeline_facts
+from ui.shelf import ZOO, PipelineFacts, Shelf, about_inpainter, pick, pipeline_facts
 from ui.tabs import browse, distill, explain, generate, runs, side_by_side
 from ui.uploads import grown, hole_of, limit_decoders, painted, read_upload
 from workbench.command import parse
 from workbench.errors import UserError
 
 LIMIT = 10_000  # pixels
+HERE = Shelf(Path())
 
 
 # ---- the shelf -------------------------------------------------------------------------------------------------------
@@ -86,6 +87,35 @@ def test_a_model_of_one_size_offers_that_alone(tmp_path: Path) -> None:
     config = {"sample_size": [8, 12], "patch_size": 4, "prediction_type": "consistency", "id2label": {"0": "bag"}}
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
     assert pipeline_facts(str(tmp_path)) == PipelineFacts(["bag"], "8x12", ["8x12"], "one step")
+
+
+def test_texts_name_no_place_of_the_machine(shelf: Shelf) -> None:
+    root = shelf.root
+    for text, told in {
+        f"{root}/a/pipeline is damaged": "a/pipeline is damaged",
+        f"{ZOO}/distilled/fashion-1 is damaged": "zoo:distilled/fashion-1 is damaged",
+        f"'{root}/x y/z' and (/etc/ssl/cert.pem): no": "'x y/z' and (cert.pem): no",
+        f"workbench debias {root}/data --output=/srv/out": "workbench debias data --output=out",
+        f"{root} is no data set": f"{root.name} is no data set",
+        "T-shirt/top at 32x48, 1/2 of it, <b>x</b>; see https://a.org/b/c or a/b.png": "",
+    }.items():
+        assert shelf.told(text) == (told or text)
+    record = {"command": f"x {root}/data", "seeds": [1, f"{root}/b"], "none": None}
+    assert told_record(shelf, record) == {"command": "x data", "seeds": [1, "b"], "none": None}
+
+
+def test_an_inpainter_says_what_it_learned_from(tmp_path: Path) -> None:
+    told = about_inpainter("zoo:fashion-inpaint")
+    assert told.startswith("Trained on 60,000 images of fashion-mnist at 32 pixels. It has seen gray clothes")
+    assert "channel by channel" in told
+    assert about_inpainter("telea") == about_inpainter(str(tmp_path)) == ""
+    (tmp_path / "vqvae").mkdir()
+    (tmp_path / "README.md").write_text("# Inpainting\n\nTrained on 9 images of bags at 8 pixels, vqvae for 5 steps.\n")
+    for channels, gray in ((1, True), (3, False)):
+        (tmp_path / "vqvae" / "config.json").write_text(json.dumps({"channels": channels}))
+        told = about_inpainter(str(tmp_path))
+        assert told.startswith("Trained on 9 images of bags at 8 pixels.")
+        assert ("It knows gray pictures alone" in told) is gray
 
 
 def test_results_never_share_a_folder(shelf: Shelf) -> None:
@@ -228,13 +258,13 @@ def outcome(generator: Any) -> Any:
 
 
 def test_a_job_returns_its_result_and_its_mistakes_as_text() -> None:
-    assert outcome(follow(lambda report: 7, quiet)) == 7  # type: ignore[arg-type]
+    assert outcome(follow(lambda report: 7, quiet, HERE)) == 7  # type: ignore[arg-type]
 
     def mistaken(report: Any) -> None:
         raise UserError("<b>no</b>")
 
     with pytest.raises(gr.Error, match="&lt;b&gt;no&lt;/b&gt;"):
-        outcome(follow(mistaken, quiet))  # type: ignore[arg-type]
+        outcome(follow(mistaken, quiet, HERE))  # type: ignore[arg-type]
 
 
 def test_closing_a_job_stops_its_work_and_frees_the_model() -> None:
@@ -250,12 +280,12 @@ def test_closing_a_job_stops_its_work_and_frees_the_model() -> None:
             stopped.set()
             raise
 
-    job = follow(endless, quiet)  # type: ignore[arg-type]
+    job = follow(endless, quiet, HERE)  # type: ignore[arg-type]
     next(job)
     assert not reached.wait(0.1)  # Gradio could not close it yet
     next(job)
     assert reached.wait(5)
-    waiting = follow(lambda report: "second", quiet)  # type: ignore[arg-type]
+    waiting = follow(lambda report: "second", quiet, HERE)  # type: ignore[arg-type]
     next(waiting)
     next(waiting)  # the model is taken
     job.close()
@@ -287,7 +317,7 @@ def test_work_that_nobody_waits_for_any_more_stops(monkeypatch: pytest.MonkeyPat
             stopped.set()
             raise
 
-    job = follow(endless, quiet)  # type: ignore[arg-type]
+    job = follow(endless, quiet, HERE)  # type: ignore[arg-type]
     for _ in range(3):
         next(job)  # somebody waits
     waiting["session"].remove("first")

@@ -69,6 +69,18 @@ def test_one_picture(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.testing.assert_array_equal(pixels(output / "variant-00.png"), variants[1])
 
 
+def test_a_gray_model_says_what_it_does_to_colours(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.open(place / "pictures" / "a.png").convert("L").save(place / "gray.png")
+    words = ("--mask", place / "masks" / "a.png", "--pipeline", place / "pipeline", "--num-variants", 1)
+    assert code_of(place / "pictures", *words, "--output", place / "colours") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1  # of three pictures
+    assert "seen gray pictures alone, so each colour channel is filled by itself" in notes[0]
+    assert json.loads((place / "colours" / "a" / "variants.json").read_text())["notes"][0] in notes[0]
+    assert code_of(place / "gray.png", *words, "--output", place / "gray") == 0
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_more_like_an_earlier_one(place: Path) -> None:
     words = (place / "pictures" / "a.png", "--mask", place / "masks" / "a.png", "--pipeline", place / "pipeline")
     assert code_of(*words, "--num-variants", 3, "--output", place / "filled") == 0

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.app_config import AppConfig
 from ui.jobs import Report, follow, sentence
-from ui.results import where, zipped
+from ui.results import told_record, where, zipped
 from ui.shelf import DEMO_DATA, Shelf, pick
 from workbench.errors import UserError
 
@@ -33,7 +33,8 @@ class Page:
     @property
     def text(self) -> str:
         """How many there are, and how many pages."""
-        return f"{self.total:,} images on {-(-self.total // PER_PAGE)} pages."
+        pages = -(-self.total // PER_PAGE)
+        return f"{self.total:,} image{'s' * (self.total != 1)} on {pages} page{'s' * (pages != 1)}."
 
 
 def look(name: str, split: str, label: str, page: int, max_pixels: int) -> Page:
@@ -111,13 +112,13 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 download = gr.DownloadButton("Download the export", visible=False)
         with gr.Column(scale=3, min_width=280):
             gallery = gr.Gallery(
-                label="Images", columns=6, object_fit="contain", height=440, format="png", elem_classes="pixels",
+                label="Images", columns=6, object_fit="contain", height=530, format="png", elem_classes="pixels",
                 elem_id="browsed",
             )  # fmt: skip
             summary = gr.Markdown("Choose a data set and click Show; click an image for where it came from.")
             row = gr.JSON(label="This image", open=True)
             whole = gr.JSON(label="The data set", open=False)
-    rows = gr.State([])
+    rows = gr.JSON(visible=False, label="Where each image came from")
     _connect_looking(shelf, config, [name, split, label, page], show, [gallery, summary, whole, rows])
     _connect_work(shelf, name, form, check, export, [summary, download])
     gallery.select(_chosen, rows, row, api_visibility="private")
@@ -133,7 +134,7 @@ def _chosen(rows: list[dict[str, Any]], event: gr.SelectData) -> dict[str, Any]:
 def _classes(shelf: Shelf) -> Any:
     def classes_of_data_set(data_set: str) -> tuple[Any, Any, int]:
         """Splits and classes of a data set."""
-        splits, labels = sentence(lambda: choices_of(pick(shelf.data_sets, data_set, "data set")))
+        splits, labels = sentence(lambda: choices_of(pick(shelf.data_sets, data_set, "data set")), shelf)
         return gr.update(choices=splits, value=splits[0]), gr.update(choices=labels, value=ALL), 1
 
     return classes_of_data_set
@@ -146,9 +147,9 @@ def _connect_looking(shelf: Shelf, config: AppConfig, fields: list[Any], show: A
         def work() -> tuple[Any, ...]:
             name = pick(shelf.data_sets, data_set, "data set")
             found = look(name, split, label, page, config.max_image_pixels)
-            return found.pictures, found.text, about(name), found.rows
+            return found.pictures, found.text, told_record(shelf, about(name)), found.rows
 
-        return sentence(work)
+        return sentence(work, shelf)
 
     gr.on([show.click, fields[3].submit], browse, fields, outputs, api_name="browse")
 
@@ -162,8 +163,8 @@ def _connect_work(shelf: Shelf, name: Any, form: Any, check: Any, export: Any, o
 
             return verify(_ours(shelf, data_set)).summary()
 
-        verdict = yield from follow(work, progress, nullcontext())
-        yield f"```\n{verdict.replace(str(shelf.root), '.')}\n```"
+        verdict = yield from follow(work, progress, shelf, turn=nullcontext())
+        yield f"```\n{shelf.told(verdict)}\n```"
 
     def export_data_set(
         data_set: str, format: str, progress: gr.Progress = gr.Progress()
@@ -175,7 +176,7 @@ def _connect_work(shelf: Shelf, name: Any, form: Any, check: Any, export: Any, o
 
             return convert(_ours(shelf, data_set), shelf.new_result("exported"), format)
 
-        folder = yield from follow(work, progress, nullcontext())
+        folder = yield from follow(work, progress, shelf, turn=nullcontext())
         yield where(shelf, folder, "Exported."), gr.update(value=zipped(folder), visible=True)
 
     check.click(verify, name, outputs[0], api_name="verify")

@@ -12,7 +12,7 @@ from ui import processes
 from ui.app_config import AppConfig
 from ui.debias import REPORT
 from ui.jobs import sentence
-from ui.results import handed_out
+from ui.results import handed_out, told_record
 from ui.shelf import DEBIASING, Shelf, pick, read_settings
 from ui.tabs.debias_result import FEATURES, feature_row, pairs_page, read_debiasing
 from workbench.config import from_mapping
@@ -53,7 +53,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
         with gr.Column(scale=3, min_width=280):
             summary = gr.Markdown("Choose a result and click Show." if names else NONE)
             ranking = gr.Dataframe(
-                headers=list(FEATURES), label=RANKING, interactive=False, wrap=True, elem_id="features",
+                headers=list(FEATURES), label=RANKING, interactive=False, wrap=True, elem_id="features", max_height=640,
                 elem_classes="plain-table", column_widths=["12%", "18%", "12%", "8%", "8%", "10%", "11%", "21%"],
             )  # fmt: skip
             feature = gr.Dropdown([], label="Before and after", allow_custom_value=True)
@@ -76,7 +76,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     gr.on([show.click, name.select], _show(shelf), name, seen, api_name="show_debiased")
     refresh.click(lambda: gr.update(choices=list(shelf.debiasings())), None, name, api_visibility="private")
     feature.select(_pairs(shelf), [name, feature], pairs, api_name="pairs")
-    stop.click(stop_debiasing, name, None, api_name="stop_debiasing")
+    stop.click(_stop(shelf), name, None, api_name="stop_debiasing")
     pack.click(_pack(shelf), name, download, api_name="pack_debiased")
     begun = start.click(
         _debias(shelf, config), [data, judge, captioner, group, most, rate, steps], [name, log], api_name="debias",
@@ -90,27 +90,30 @@ def build(shelf: Shelf, config: AppConfig) -> None:
         event.then(_show(shelf), name, seen, api_visibility="private")
 
 
-def stop_debiasing(result: str) -> None:
-    """Ask a run that was started here to save and end."""
-    sentence(lambda: processes.stop(result))
+def _stop(shelf: Shelf) -> Any:
+    def stop_debiasing(result: str) -> None:
+        """Ask a run that was started here to save and end."""
+        sentence(lambda: processes.stop(result), shelf)
+
+    return stop_debiasing
 
 
 def _show(shelf: Shelf) -> Any:
     def show_debiased(result: str) -> tuple[Any, ...]:
         """What is there of a result: text, features, their names, pairs of the first, groups, how, report, log."""
-        folder = Path(sentence(lambda: pick(shelf.debiasings, result, "result")))
+        folder = Path(sentence(lambda: pick(shelf.debiasings, result, "result"), shelf))
         found = read_debiasing(folder, result)
         names, started, finished = list(found.choices()), processes.find(result), (folder / REPORT).exists()
         first = ""
         if names and (folder / "edits.parquet").exists():
-            first = sentence(lambda: pairs_page(folder, found.features[0]))
+            first = sentence(lambda: pairs_page(folder, found.features[0]), shelf)
         head, *rows = found.groups or [["group"]]
         report = gr.update(value=handed_out(shelf, folder / REPORT) if finished else None, visible=finished)
         return (
-            found.text, [feature_row(one) for one in found.features],
+            shelf.told(found.text), [feature_row(one) for one in found.features],
             gr.update(choices=names, value=names[0] if names else None), first,
             gr.update(choices=list(found.vetoes()), value=found.left_out()), gr.update(headers=head, value=rows),
-            found.facts, report, "" if started is None else started.told,
+            told_record(shelf, found.facts), report, "" if started is None else shelf.told(started.told),
         )  # fmt: skip
 
     return show_debiased
@@ -125,7 +128,7 @@ def _pairs(shelf: Shelf) -> Any:
             known = read_debiasing(folder, result).choices()
             return pairs_page(folder, known[pick(lambda: {one: one for one in known}, feature, "feature")])
 
-        return sentence(work)
+        return sentence(work, shelf)
 
     return pairs
 
@@ -140,7 +143,7 @@ def _pack(shelf: Shelf) -> Any:
                 raise UserError(f"{result} is not finished; go on with it first")
             return handed_out(shelf, folder / "augmented")
 
-        return gr.update(value=sentence(work), visible=True)
+        return gr.update(value=sentence(work, shelf), visible=True)
 
     return pack_debiased
 
@@ -168,9 +171,9 @@ def _debias(shelf: Shelf, config: AppConfig) -> Any:
 
         output = shelf.new_result("debiased")
         name = shelf.shown(output)
-        started = sentence(begin)
+        started = sentence(begin, shelf)
         for told in started.watch():
-            yield gr.update(choices=list(shelf.debiasings()), value=name), told
+            yield gr.update(choices=list(shelf.debiasings()), value=name), shelf.told(told)
 
     return debias
 
@@ -189,7 +192,7 @@ def _again(shelf: Shelf, config: AppConfig) -> Any:
             words = processes.words_of("debias", replace(asked, device=config.device))
             return processes.start(result, words, folder.with_name(f"{folder.name}.log"))
 
-        for told in sentence(begin).watch():
-            yield result, told
+        for told in sentence(begin, shelf).watch():
+            yield result, shelf.told(told)
 
     return debias_without

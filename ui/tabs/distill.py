@@ -12,7 +12,7 @@ from ui import processes
 from ui.app_config import AppConfig
 from ui.distill_config import DistillConfig
 from ui.jobs import sentence
-from ui.results import charts_of, handed_out, opened, plain, read_rows
+from ui.results import charts_of, handed_out, opened, plain, read_rows, told_record
 from ui.shelf import DISTILLING, TENSORS, Shelf, pick, read_json, read_settings
 from workbench.config import from_mapping
 from workbench.errors import UserError
@@ -125,7 +125,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 headers=list(FIGURES), label="Measured", interactive=False, wrap=True, elem_id="measured",
                 elem_classes="plain-table",
             )  # fmt: skip
-            charts = gr.HTML(label="Curves", elem_id="matching")
+            charts = gr.HTML(label="Curves", elem_id="matching", padding=False)
             with gr.Accordion("The card: what it is, and how to train on it", open=False):
                 card = gr.Markdown()
             with gr.Accordion("How it was made", open=False):
@@ -135,7 +135,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     seen = [summary, picture, figures, charts, card, facts, download, log]
     gr.on([show.click, name.select], _show(shelf), name, seen, api_name="show_distilled")
     refresh.click(lambda: gr.update(choices=list(shelf.distilled_sets())), None, name, api_visibility="private")
-    stop.click(stop_distilling, name, None, api_name="stop_distilling")
+    stop.click(_stop(shelf), name, None, api_name="stop_distilling")
     shared: dict[str, Any] = {"concurrency_id": "process", "concurrency_limit": 2}
     live, fields = [name, log, charts, picture], [data, count, method, effort]
     begun = start.click(_distil(shelf, config), fields, live, api_name="distill", **shared)
@@ -144,20 +144,24 @@ def build(shelf: Shelf, config: AppConfig) -> None:
         event.then(_show(shelf), name, seen, api_visibility="private")
 
 
-def stop_distilling(distilled_set: str) -> None:
-    """Ask a distillation that was started here to save and end."""
-    sentence(lambda: processes.stop(distilled_set))
+def _stop(shelf: Shelf) -> Any:
+    def stop_distilling(distilled_set: str) -> None:
+        """Ask a distillation that was started here to save and end."""
+        sentence(lambda: processes.stop(distilled_set), shelf)
+
+    return stop_distilling
 
 
 def _show(shelf: Shelf) -> Any:
     def show_distilled(distilled_set: str) -> tuple[Any, ...]:
         """A distilled set: its state, picture, figures, curves, card, how it was made, a zip file of it, its log."""
-        folder = Path(sentence(lambda: pick(shelf.distilled_sets, distilled_set, "distilled set")))
+        folder = Path(sentence(lambda: pick(shelf.distilled_sets, distilled_set, "distilled set"), shelf))
         found, started = read_set(folder, distilled_set), processes.find(distilled_set)
         archive = handed_out(shelf, folder, STAGES) if found.finished else None
         return (
-            found.text, found.picture, found.accuracies, found.charts, found.card, found.facts,
-            gr.update(value=archive, visible=found.finished), "" if started is None else started.told,
+            found.text, found.picture, found.accuracies, found.charts, shelf.told(found.card),
+            told_record(shelf, found.facts), gr.update(value=archive, visible=found.finished),
+            "" if started is None else shelf.told(started.told),
         )  # fmt: skip
 
     return show_distilled
@@ -180,7 +184,7 @@ def _distil(shelf: Shelf, config: AppConfig) -> Any:
             )
 
         output = shelf.new_result("distilled")
-        yield from _watch(shelf, sentence(begin), output)
+        yield from _watch(shelf, sentence(begin, shelf), output)
 
     return distill
 
@@ -197,7 +201,7 @@ def _go_on(shelf: Shelf, config: AppConfig) -> Any:
             words = processes.words_of("distill", replace(stored, device=config.device))
             return processes.start(distilled_set, words, folder.with_name(f"{folder.name}.log")), folder
 
-        yield from _watch(shelf, *sentence(begin))
+        yield from _watch(shelf, *sentence(begin, shelf))
 
     return resume_distilling
 
@@ -206,4 +210,4 @@ def _watch(shelf: Shelf, started: processes.Started, folder: Path) -> Generator[
     name = shelf.shown(folder)
     for told in started.watch():
         found = read_set(folder, name)
-        yield gr.update(choices=list(shelf.distilled_sets()), value=name), told, found.charts, found.picture
+        yield gr.update(choices=list(shelf.distilled_sets()), value=name), shelf.told(told), found.charts, found.picture

@@ -15,6 +15,7 @@ from ui.explain_vale import VALE
 from ui.jobs import Report, follow, reporting_passes, sentence
 from ui.results import plain, where, zipped
 from ui.shelf import DEMO_CLASSIFIER, Choices, Shelf, pick, read_json
+from ui.stop import StopButton
 from ui.uploads import example_pictures, picture_input, read_upload
 from workbench.errors import UserError
 
@@ -85,7 +86,8 @@ def shown(folder: Path) -> Explained:
     """What an explanation's folder holds."""
     result = json.loads((folder / RESULT).read_text())
     predictions = {one["label"]: one["probability"] for one in result["predictions"]}
-    pictures, story = [(str(folder / "image.png"), "the picture")], []
+    pictures: list[tuple[str, str]] = []  # a row of the gallery for each map
+    story: list[str] = []
     places: dict[str, int] = {}
     for finding in result["findings"]:
         places.setdefault(finding["label"], len(pictures))
@@ -98,6 +100,7 @@ def shown(folder: Path) -> Explained:
             places.setdefault(finding["facts"]["label"], len(pictures))
             pictures += _region(folder, finding)
         story += map(_words, told)
+    pictures.append((str(folder / "image.png"), "the picture"))
     figures = [_figures(one, result["costs"]) for one in result["findings"]]
     return Explained(folder, predictions, pictures, places, "\n\n".join(story), figures)
 
@@ -163,7 +166,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 budget = gr.Slider(10, 2000, 500, step=10, label="Passes of shap and vale for a class")
             with gr.Row():
                 start = gr.Button("Explain", variant="primary")
-                stop = gr.Button("Stop")
+                stop = StopButton()
         with gr.Column(scale=3, min_width=280):
             bars = gr.Label(label="Most likely classes: click one", num_top_classes=5, elem_id="classes")
             gallery = gr.Gallery(
@@ -175,7 +178,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 headers=list(FIGURES), label=TRUST, interactive=False, wrap=True, elem_classes="plain-table"
             )
             download = gr.DownloadButton("Download all maps and the report", visible=False)
-    places = gr.State({})  # of the classes that are explained
+    places = gr.JSON({}, visible=False, label="First picture of each class")
     fields = [picture, classifier, methods, target, masks, keep, budget]
     _connect(shelf, config, fields, (start, stop), bars, [bars, gallery, summary, figures, download, places])
     for changed in (picture, classifier):
@@ -197,8 +200,8 @@ def _module(shelf: Shelf, config: AppConfig) -> Any:
             return NO_MODULES
         from ui import models
 
-        spec = sentence(lambda: pick(shelf.classifiers, classifier, "classifier"))
-        found = module_of(explainers, sentence(lambda: models.classifier(spec, config.device)))
+        spec = sentence(lambda: pick(shelf.classifiers, classifier, "classifier"), shelf)
+        found = module_of(explainers, sentence(lambda: models.classifier(spec, config.device), shelf))
         return (
             NO_MODULES if found is None else f"ttame has a trained module of this classifier: `{shelf.shown(found)}`."
         )
@@ -207,8 +210,10 @@ def _module(shelf: Shelf, config: AppConfig) -> Any:
 
 
 def _connect(
-    shelf: Shelf, config: AppConfig, fields: list[Any], buttons: tuple[Any, Any], bars: Any, outputs: list[Any]
+    shelf: Shelf, config: AppConfig, fields: list[Any], buttons: tuple[Any, StopButton], bars: Any, outputs: list[Any]
 ) -> None:
+    start, stop = buttons
+
     def explained(
         picture: str, classifier: str, methods: Sequence[str], target: str, num_masks: int, keep: float, budget: int,
         progress: gr.Progress,
@@ -221,7 +226,7 @@ def _connect(
             )  # fmt: skip
             return explain_upload(asked, picture, shelf.explainers(), report)
 
-        made = yield from follow(work, progress)
+        made = yield from follow(work, progress, shelf, stop)
         text = where(shelf, made.folder, f"All maps as numbers and pictures, and {PAGE}.")
         download = gr.update(value=zipped(made.folder), visible=True)
         return made.predictions, made.pictures, f"{made.story}\n\n{text}", made.figures, download, made.places
@@ -230,7 +235,10 @@ def _connect(
         picture: str, classifier: str, methods: Sequence[str], target: str = "top1", num_masks: int = 300,
         keep: float = 0.15, budget: int = 500, progress: gr.Progress = gr.Progress(),
     ) -> Generator[Any, None, None]:  # fmt: skip
-        """Explain a classifier on a picture; returns the likeliest classes, maps, words, figures, and a zip of all."""
+        """Explain a classifier on a picture.
+
+        Returns the likeliest classes, maps, words, figures, a zip of all, and the number of each class's first map.
+        """
         yield (yield from explained(picture, classifier, methods, target, num_masks, keep, budget, progress))
 
     def explain_class(
@@ -245,10 +253,9 @@ def _connect(
             made = yield from explained(picture, classifier, methods, label, num_masks, keep, budget, progress)
             yield label, *made
 
-    start, stop = buttons
+    stop.counts([start.click, bars.select])
     shared: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": outputs[1]}
     started = start.click(explain, fields, outputs, api_name="explain", **shared)
     inputs = [*fields, outputs[-1]]
     clicked = bars.select(explain_class, inputs, [fields[3], *outputs], api_visibility="private", **shared)
-    stopped = "Stopped: nothing is kept."
-    stop.click(lambda: stopped, None, outputs[2], cancels=[started, clicked], api_visibility="private")
+    stop.ends([started, clicked], outputs[2])

@@ -10,6 +10,7 @@ from ui.app_config import AppConfig
 from ui.jobs import Report, follow, sentence
 from ui.results import where, zipped
 from ui.shelf import PipelineFacts, Shelf, pick, pipeline_facts
+from ui.stop import StopButton
 from ui.tabs import side_by_side
 from ui.tabs.generated import OWN, Generated, generate, request
 from workbench.errors import UserError
@@ -51,16 +52,16 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 )  # fmt: skip
             with gr.Row():
                 start = gr.Button("Generate", variant="primary")
-                stop = gr.Button("Stop")
+                stop = StopButton()
         with gr.Column(scale=3, min_width=280):
             gallery = gr.Gallery(
                 label="Generated images: click one for where it came from", columns=4, object_fit="contain",
-                height=520, format="png", elem_classes="pixels", elem_id="generated",
+                height=580, format="png", elem_classes="pixels", elem_id="generated",
             )  # fmt: skip
             summary = gr.Markdown("The images appear here, and are kept as a data set.")
             row = gr.JSON(label="This image", open=True)
             download = gr.DownloadButton("Download the data set", visible=False)
-    rows = gr.State([])
+    rows = gr.JSON(visible=False, label="Where each image came from")
     fields = [model, label, sizes, count, steps, guidance, positions, seed]
     _connect(shelf, config, fields, start, stop, [gallery, summary, download, rows])
     model.change(_labels(shelf), model, [label, sizes], api_name="labels")
@@ -85,18 +86,20 @@ def _chosen(rows: list[dict[str, Any]], event: gr.SelectData) -> dict[str, Any]:
 def _labels(shelf: Shelf) -> Any:
     def labels(model: str) -> tuple[Any, Any]:
         """The classes and the sizes of a generator."""
-        known = sentence(lambda: facts(shelf, model))
+        known = sentence(lambda: facts(shelf, model), shelf)
         return gr.update(choices=known.labels, value=[]), gr.update(choices=size_choices(known), value=known.sizes[:1])
 
     return labels
 
 
-def _connect(shelf: Shelf, config: AppConfig, fields: list[Any], start: Any, stop: Any, outputs: list[Any]) -> None:
+def _connect(
+    shelf: Shelf, config: AppConfig, fields: list[Any], start: Any, stop: StopButton, outputs: list[Any]
+) -> None:
     def generate_images(
         model: str, labels: list[str], sizes: list[str], num_images: int = 12, steps: float | None = None,
         guidance: float | None = None, positions: str = OWN, seed: int = 0, progress: gr.Progress = gr.Progress(),
     ) -> Generator[Any, None, None]:  # fmt: skip
-        """Generate labelled images; returns them, where they are kept, and a zip file of the data set."""
+        """Generate labelled images; returns them, where they are kept, a zip of the data set, and each one's origin."""
 
         def work(report: Report) -> Generated:
             if num_images > config.max_images:
@@ -108,12 +111,13 @@ def _connect(shelf: Shelf, config: AppConfig, fields: list[Any], start: Any, sto
                 report,
             )
 
-        made = yield from follow(work, progress)
+        made = yield from follow(work, progress, shelf, stop)
         text = where(shelf, made.folder, f"{len(made.pictures)} images, a data set with the provenance of each.")
         yield made.pictures, text, gr.update(value=zipped(made.folder), visible=True), made.rows
 
+    stop.counts([start.click])
     event = start.click(
         generate_images, fields, outputs, api_name="generate", concurrency_id="model", concurrency_limit=1,
         show_progress_on=outputs[0],
     )  # fmt: skip
-    stop.click(lambda: "Stopped: nothing is kept.", None, outputs[1], cancels=[event], api_visibility="private")
+    stop.ends([event], outputs[1])

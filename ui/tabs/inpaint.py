@@ -15,8 +15,9 @@ from ui.app_config import AppConfig
 from ui.inpaint import RESULT, InpaintCommandConfig, fill
 from ui.jobs import Report, follow, reporting_passes, sentence
 from ui.results import plain, where, zipped
-from ui.shelf import Choices, Shelf, pick
-from ui.uploads import example_pictures, grown, hole_of, picture_input, read_upload
+from ui.shelf import Choices, Shelf, about_inpainter, pick
+from ui.stop import StopButton
+from ui.uploads import example_holes, grown, hole_of, picture_input, read_upload
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -164,11 +165,13 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 brush=gr.Brush(default_size=32, colors=["#e5383b"], color_mode="fixed"),
             )  # fmt: skip
             with gr.Accordion("The mask: upload (no mouse needed), grow, shrink, keep", open=False):
-                mask = picture_input("Mask: white is what to fill, at the picture's size", height=160)
+                gr.Markdown("An uploaded mask has the picture's size, and takes the place of what is painted.")
+                mask = picture_input("Mask: white is what to fill", height=160, elem_id="inpaint-mask")
                 grow = gr.Slider(-32, 32, 0, step=1, label="Grow by so many pixels", info="Less than 0 shrinks it.")
                 look = gr.Button("Show the mask", size="sm")
                 used = gr.Image(label="The mask as it is used", format="png", interactive=False, height=160)
             pipeline = gr.Dropdown(names, value=names[0] if names else None, label="Model", allow_custom_value=True)
+            about = gr.Markdown(plain(about_inpainter(shelf.inpainters()[names[0]])) if names else "")
             count = gr.Slider(1, min(24, config.max_images), 6, step=1, label="Variants")
             seed = gr.Number(0, precision=0, minimum=0, label="Seed", info="Variant k is drawn from seed + k.")
             with gr.Accordion("More settings", open=False):
@@ -180,7 +183,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 keep = gr.Slider(0.0, 1.0, 0.5, label="More like this: share of the structure to keep, from the top")
             with gr.Row():
                 start = gr.Button("Fill", variant="primary", min_width=90)
-                stop = gr.Button("Stop", min_width=90)
+                stop = StopButton(min_width=90)
             more = gr.Button("More like the chosen variant")
         with gr.Column(scale=3, min_width=280):
             shared: dict[str, Any] = {"object_fit": "contain", "format": "png", "elem_classes": "pixels"}
@@ -197,17 +200,26 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     outputs = [gallery, structures, beside, summary, download, result]
     _connect(shelf, config, fields, [result, chosen], (start, more, stop), outputs)
     _connect_views(shelf, config, picture, editor, gallery, result, chosen, slider)
-    look.click(_mask(config), [picture, editor, mask, grow], used, api_name="mask")
-    if names and (pictures := example_pictures()):
-        gr.Examples([[path] for path in pictures], [picture], label="Examples: choose one, then paint")
+    pipeline.change(_about(shelf), pipeline, about, api_name="about_model")
+    look.click(_mask(shelf, config), [picture, editor, mask, grow], used, api_name="mask")
+    if names and (examples := example_holes()):
+        gr.Examples(examples, [picture, mask], label="Examples: those with a mask only need Fill; paint on the others")
 
 
-def _mask(config: AppConfig) -> Any:
+def _about(shelf: Shelf) -> Any:
+    def about_model(pipeline: str) -> str:
+        """What an inpainter learned from, and its limits; empty where it does not say."""
+        return plain(about_inpainter(sentence(lambda: pick(shelf.inpainters, pipeline, "inpainter"), shelf)))
+
+    return about_model
+
+
+def _mask(shelf: Shelf, config: AppConfig) -> Any:
     def mask(picture: str, editor: Any, mask: str | None = None, grow: int = 0) -> Any:
         """What would be filled, white on black, at the picture's size."""
         from PIL import Image
 
-        hole = sentence(lambda: required_hole(picture, editor, mask, int(grow), config.max_image_pixels))
+        hole = sentence(lambda: required_hole(picture, editor, mask, int(grow), config.max_image_pixels), shelf)
         return Image.fromarray(hole)
 
     return mask
@@ -216,6 +228,8 @@ def _mask(config: AppConfig) -> Any:
 def _connect(
     shelf: Shelf, config: AppConfig, fields: list[Any], like: list[Any], buttons: tuple[Any, ...], outputs: list[Any]
 ) -> None:
+    start, more, stop = buttons
+
     def filled(
         picture: str, editor: Any, mask: str | None, pipeline: str, num_variants: int, seed: int, temperature: float,
         keep: float, grow: int, rivals: Sequence[str], like: str | None, like_variant: int, progress: gr.Progress,
@@ -235,8 +249,8 @@ def _connect(
             hole = required_hole(picture, editor, mask, int(grow), config.max_image_pixels)
             return fill_upload(asked, picture, hole, others, report)
 
-        made = yield from follow(work, progress)
-        notes = [plain(note) for note in map(_as_sentence, made.notes)]
+        made = yield from follow(work, progress, shelf, stop)
+        notes = [plain(shelf.told(note)) for note in map(_as_sentence, made.notes)]
         count = f"{len(made.variants)} variant{'s' * (len(made.variants) != 1)}."
         text = " ".join([where(shelf, made.folder, count), *notes])
         download = gr.update(value=zipped(made.folder), visible=True)
@@ -266,13 +280,12 @@ def _connect(
         variants, structures, _, *rest = yield from filled(*asked, like, like_variant, progress)
         yield variants, structures, gr.skip(), *rest
 
-    start, more, stop = buttons
+    stop.counts([start.click, more.click])
     shared: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": outputs[0]}
     fresh, none = gr.Textbox("", visible=False, label="Like"), gr.Number(0, visible=False, label="Like variant")
     first = start.click(inpaint, [*fields, fresh, none], outputs, api_name="inpaint", **shared)
     second = more.click(more_like_this, [*fields, *like], outputs, api_name="more_like_this", **shared)
-    stopped = "Stopped: nothing is kept."
-    stop.click(lambda: stopped, None, outputs[3], cancels=[first, second], api_visibility="private")
+    stop.ends([first, second], outputs[3])
 
 
 def _connect_views(
@@ -281,13 +294,13 @@ def _connect_views(
     def paper(path: str | None) -> Any:
         if not path:
             return None
-        view = sentence(lambda: view_of(path, config.max_image_pixels))
+        view = sentence(lambda: view_of(path, config.max_image_pixels), shelf)
         return {"background": view, "layers": [], "composite": None}
 
     def compare(path: str | None, name: str, event: gr.SelectData) -> Any:
-        folder = Path(sentence(lambda: pick(lambda: completions(shelf), name, "result"))).parent
+        folder = Path(sentence(lambda: pick(lambda: completions(shelf), name, "result"), shelf)).parent
         after = str(folder / f"variant-{int(event.index):02d}.png")
-        views = sentence(lambda: [view_of(one, config.max_image_pixels) for one in (path, after)])
+        views = sentence(lambda: [view_of(one, config.max_image_pixels) for one in (path, after)], shelf)
         return tuple(views), event.index
 
     picture.change(paper, picture, editor, api_visibility="private")

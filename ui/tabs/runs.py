@@ -9,7 +9,7 @@ import gradio as gr
 from ui import processes
 from ui.app_config import AppConfig
 from ui.jobs import sentence
-from ui.results import charts_of, opened, read_rows
+from ui.results import charts_of, opened, plain, read_rows
 from ui.run import RECIPES
 from ui.shelf import Shelf, pick, read_settings
 from workbench.errors import UserError
@@ -45,7 +45,7 @@ def look(folder: Path, name: str) -> Look:
     samples = sorted((folder / "samples").glob("*.png"), key=lambda path: path.stat().st_mtime)[-SAMPLES:]
     pictures = [(opened(path), path.stem) for path in samples[::-1]]
     told = started.told if started is not None else ""
-    return Look(f"**{name}**: {state}, step {step:,}.", charts_of(rows, SHOWN), pictures, told)
+    return Look(f"**{plain(name)}**: {state}, step {step:,}.", charts_of(rows, SHOWN), pictures, told)
 
 
 def check_resumable(folder: Path, name: str) -> None:
@@ -93,8 +93,8 @@ NONE = "There is no training run in the served folder yet: `workbench train` mak
 def _show(shelf: Shelf) -> Any:
     def show_run(run: str) -> tuple[Any, ...]:
         """A run's state, curves, newest pictures and output."""
-        found = sentence(lambda: look(Path(pick(shelf.runs, run, "run")), run))
-        return found.text, found.charts, found.samples, found.log
+        found = sentence(lambda: look(Path(pick(shelf.runs, run, "run")), run), shelf)
+        return found.text, found.charts, found.samples, shelf.told(found.log)
 
     return show_run
 
@@ -102,9 +102,9 @@ def _show(shelf: Shelf) -> Any:
 def _stop(shelf: Shelf) -> Any:
     def stop_run(run: str) -> str:
         """Ask a run that was started here to save and end."""
-        sentence(lambda: pick(shelf.runs, run, "run"))
-        sentence(lambda: processes.stop(run))
-        return f"**{run}** saves and ends."
+        sentence(lambda: pick(shelf.runs, run, "run"), shelf)
+        sentence(lambda: processes.stop(run), shelf)
+        return f"**{plain(run)}** saves and ends."
 
     return stop_run
 
@@ -119,7 +119,7 @@ def _resume(shelf: Shelf) -> Any:
             log = folder.with_name(f"{folder.name}.log")
             processes.start(run, ["run", str(folder / "config.yaml")], log)
 
-        sentence(begin)
-        return f"**{run}** goes on; tick Live to watch it."
+        sentence(begin, shelf)
+        return f"**{plain(run)}** goes on; tick Live to watch it."
 
     return resume_run

@@ -12,6 +12,7 @@ from ui.app_config import AppConfig
 from ui.jobs import Report, follow
 from ui.results import where
 from ui.shelf import PipelineFacts, Shelf, pick, pipeline_facts
+from ui.stop import StopButton
 from ui.tabs.generated import OWN, Generated, generate, request
 from workbench.errors import UserError
 
@@ -97,7 +98,7 @@ def build(shelf: Shelf, config: AppConfig, model: Any, label: Any, sizes: Any, g
             count = gr.Slider(1, min(16, config.max_images), 8, step=1, label="Images of each row")
         with gr.Row():
             start = gr.Button("Generate side by side", variant="primary")
-            stop = gr.Button("Stop")
+            stop = StopButton()
         galleries = [
             gr.Gallery(visible=False, columns=8, height=190, object_fit="contain", format="png",
                        elem_classes="pixels", elem_id=f"row-{number}")
@@ -117,7 +118,7 @@ def build(shelf: Shelf, config: AppConfig, model: Any, label: Any, sizes: Any, g
                 raise UserError(f"{len(rows) * num_images} images are too many for one click; {config.max_images} fit")
             return rows, generate_rows(shelf, config, rows, labels, sizes, int(num_images), guidance, int(seed), report)
 
-        rows, made = yield from follow(work, progress)
+        rows, made = yield from follow(work, progress, shelf, stop)
         shown = [
             gr.update(value=one.pictures, label=row.title, visible=True) for row, one in zip(rows, made, strict=True)
         ]
@@ -126,8 +127,9 @@ def build(shelf: Shelf, config: AppConfig, model: Any, label: Any, sizes: Any, g
         yield *shown, *hidden, text
 
     fields = [model, label, sizes, guidance, seed, others, steps, count]
+    stop.counts([start.click])
     event = start.click(
         side_by_side, fields, [*galleries, summary], api_name="side_by_side", concurrency_id="model",
         concurrency_limit=1, show_progress_on=summary,
     )  # fmt: skip
-    stop.click(lambda: "Stopped: nothing is kept.", None, summary, cancels=[event], api_visibility="private")
+    stop.ends([event], summary)
