@@ -16,7 +16,6 @@ from explain.measures.erasing import erase
 from explain.overlays import as_picture
 from explain.region_views import outlined, signed_overlay
 from explain.segment import open_segmenters
-from explain.shapley import working_image
 from explain.vale import Finding, Vale, ValeExplanation
 from explain.vale_files import VIEWED
 from workbench.classifiers import load_classifier
@@ -66,7 +65,7 @@ def _measure(vale: Vale, image: UInt8[Tensor, "c h w"], settings: Row, kept: Kep
 
 
 def _figures(vale: Vale, explanation: ValeExplanation, finding: Finding) -> Row:
-    pixels = working_image(vale.classifier, explanation.picture.float() / 255)[None]
+    pixels = vale.classifier.shrink(explanation.picture[None].float() / 255)
     values = finding.attribution.values[None, None].to(pixels)
     small = torch.nn.functional.interpolate(values, pixels.shape[2:], mode="area")[0]
     target = torch.tensor([finding.attribution.target], device=pixels.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from explain.hiding import hiding
 from explain.probability import logits_in_parts
-from explain.shapley import Attribution, working_image
+from explain.shapley import Attribution
 from workbench.pixel_classifier import PixelClassifier
 
 LEAST_AREA, MOST_AREA = 0.002, 0.9  # shares of the image
@@ -84,7 +84,7 @@ def cut_out_confidences(
     classifier: PixelClassifier, image: Float[Tensor, "c h w"], masks: Bool[Tensor, "n h w"], target: int, fill: str
 ) -> list[float]:
     """The target's probability on what each mask shows, by one forward pass each."""
-    seen = working_image(classifier, image)
+    [seen] = classifier.shrink(image[None].to(classifier.mean))
     small = F.interpolate(masks[:, None].float(), seen.shape[1:], mode="area")[:, 0] >= 0.5
     logits = logits_in_parts(classifier, hiding(seen, fill)(small))
     return classifier.probabilities(logits.float())[:, target].tolist()

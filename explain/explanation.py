@@ -7,7 +7,6 @@ Letters: (h, w) the image as it came; the methods see it smaller where it has mo
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,8 +88,7 @@ def explain_image(
     name: str = "image",
 ) -> Explanation:
     """Explain an image. Raises `UserError` for an unknown method, an impossible target, or maps that are not finite."""
-    size = working_size((image.shape[1], image.shape[2]), classifier.preprocessing.size)
-    pixels = resize_images(image[None], size).to(classifier.mean.device).float() / 255
+    pixels = classifier.shrink(image[None].to(classifier.mean.device).float() / 255)
     with torch.no_grad():
         logits = classifier(pixels)
     numbers = resolve_targets(targets, classifier, logits)
@@ -101,7 +99,8 @@ def explain_image(
         maps = explain(method, classifier, pixels, numbers, **told)
         costs[method] = _cost(maps)
         findings += _findings(method, classifier, image, pixels, maps, settings)
-    return Explanation(name, image, _predictions(classifier, logits), tuple(findings), costs, size)
+    seen_size = (pixels.shape[2], pixels.shape[3])
+    return Explanation(name, image, _predictions(classifier, logits), tuple(findings), costs, seen_size)
 
 
 def _findings(
@@ -139,12 +138,6 @@ def _predictions(classifier: PixelClassifier, logits: Float[Tensor, "1 k"]) -> t
     probabilities = classifier.probabilities(logits.float())[0]
     most_likely = probabilities.argsort(descending=True)[:LISTED].tolist()
     return tuple((classifier.label_name(number), float(probabilities[number])) for number in most_likely)
-
-
-def working_size(image: tuple[int, int], classifier: tuple[int, int] | None) -> tuple[int, int]:
-    """The image's size brought down, at its aspect, as far as the classifier sees all it would have seen."""
-    scale = 1.0 if classifier is None else min(1.0, max(c / s for c, s in zip(classifier, image, strict=True)))
-    return math.ceil(image[0] * scale), math.ceil(image[1] * scale)
 
 
 def _cost(maps: Maps) -> dict[str, int | float]:

@@ -13,11 +13,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from explain.explanation import working_size
 from explain.folding import folded
 from explain.hiding import hiding
 from explain.maps import Maps
@@ -87,7 +85,7 @@ def attribute(
     """
     _check(image, budget, batch_size, grid)
     began = time.perf_counter()
-    seen = working_image(classifier, image)
+    [seen] = classifier.shrink(image[None].to(classifier.mean))
     size = (seen.shape[1], seen.shape[2])
     hide, stop = hiding(seen, fill), _Steady() if early_stop else _never
     done = 0
@@ -122,15 +120,6 @@ def scores(
     if not found.isfinite().all():
         raise UserError("the classifier's outputs are not finite numbers; run it in float32, and check its weights")
     return found
-
-
-def working_image(classifier: PixelClassifier, image: Float[Tensor, "c h w"]) -> Float[Tensor, "c _ _"]:
-    """The image on the classifier's device, no larger than the classifier looks at."""
-    size = working_size((image.shape[1], image.shape[2]), classifier.preprocessing.size)
-    image = image.to(classifier.mean)
-    if tuple(image.shape[1:]) == size:
-        return image
-    return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(0, 1)
 
 
 def shap(

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from explain.hiding import hiding
 from explain.probability import target_probabilities
-from explain.shapley import working_image
 from workbench import seeds
 from workbench.pixel_classifier import PixelClassifier
 
@@ -72,7 +71,7 @@ def verify_region(
     An image of more pixels than the classifier looks at is evaluated smaller, as for its Shapley values.
     """
     masks = torch.cat([mask[None], displaced(mask, seed)]).to(image.device)  # the region, then the controls
-    image = working_image(classifier, image)
+    [image] = classifier.shrink(image[None].to(classifier.mean))
     masks = F.interpolate(masks[:, None].float(), image.shape[1:], mode="area")[:, 0] >= 0.5
     numbers = torch.tensor(list(targets), device=image.device)
 

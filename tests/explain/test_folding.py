@@ -70,9 +70,7 @@ def norms_called(classifier: PixelClassifier, images: Tensor) -> int:
     return spy.call_count
 
 
-@pytest.mark.parametrize(
-    ("way", "left"), [(plain, 0), (read_twice, 2), (activated_in_place, 1), (called_twice, 2)], ids=lambda x: str(x)
-)
+@pytest.mark.parametrize(("way", "left"), [(plain, 0), (read_twice, 2), (activated_in_place, 1), (called_twice, 2)])
 @torch.no_grad()
 def test_norms_are_folded_where_that_changes_nothing(way: Callable[[Net, Tensor], Tensor], left: int) -> None:
     classifier, images = classifier_of(Net(way)), torch.rand(3, 3, *SIZE)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -251,6 +251,21 @@ def test_wrapping_puts_the_model_in_eval_mode() -> None:
     classifier = PixelClassifier.wrap(model, mean=0.5, std=0.5)
     x = pixels(2, 3, 6, 6)
     assert torch.equal(classifier(x), classifier(x))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("image", "small"), [((50, 80), (12, 16)), ((50, 9), (12, 9)), ((7, 80), (7, 16)), ((12, 16), (12, 16))]
+)
+def test_a_shrunk_image_has_the_same_logits(
+    image: tuple[int, int], small: tuple[int, int], interpolation: Literal["bilinear", "bicubic"]
+) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 16, 4))
+    seen = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.2, 0.2), (12, 16), interpolation)
+    classifier, pixels = PixelClassifier(network, seen), torch.rand(2, 3, *image)
+    shrunk = classifier.shrink(pixels)
+    assert tuple(shrunk.shape[2:]) == small
+    torch.testing.assert_close(classifier(shrunk), classifier(pixels))
 
 
 def test_gradients_reach_the_pixels_through_resizing() -> None:
