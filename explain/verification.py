@@ -28,8 +28,8 @@ LEAST_EFFECT = 0.01  # of the probability
 
 @dataclass(frozen=True)
 class Verification:
-    """Probability of a class for the whole picture, the region alone, and the picture without it; and the last two
-    for regions of the same shape and area elsewhere (mean). `fill` is what the hidden pixels show."""
+    """Probability of a class for the whole picture, the region alone, and the picture without it; the last two for
+    regions of the same shape and area elsewhere (mean); and with all hidden. `fill` is what hidden pixels show."""
 
     target: int
     fill: str
@@ -38,6 +38,7 @@ class Verification:
     remove: float
     control_keep: float
     control_remove: float
+    nothing: float
 
     @property
     def sufficiency(self) -> float:
@@ -51,8 +52,9 @@ class Verification:
 
     @property
     def matters(self) -> bool:
-        """Whether the region, alone or hidden, does more for the class than regions of its shape elsewhere do."""
-        more = max(self.keep - self.control_keep, self.control_remove - self.remove)
+        """Whether the region, alone or hidden, does more for the class than regions of its shape elsewhere do; alone,
+        also more than nothing."""
+        more = max(self.keep - max(self.control_keep, self.nothing), self.control_remove - self.remove)
         return more > LEAST_EFFECT * self.probability
 
 
@@ -66,13 +68,14 @@ def verify_region(
     seed: int = 0,
     batch_size: int = 50,
 ) -> tuple[Verification, ...]:
-    """Every target with every fill, fills first, for an image in [0, 1]: 1 + 10 forward passes for each fill.
+    """Every target with every fill, fills first, for an image in [0, 1]: 1 + 11 forward passes for each fill.
 
     An image of more pixels than the classifier looks at is evaluated smaller, as for its Shapley values.
     """
     masks = torch.cat([mask[None], displaced(mask, seed)]).to(image.device)  # the region, then the controls
     [image] = classifier.shrink(image[None].to(classifier.mean))
     masks = F.interpolate(masks[:, None].float(), image.shape[1:], mode="area")[:, 0] >= 0.5
+    others = torch.cat([~masks, torch.zeros_like(masks[:1])])  # without them, then without anything
     numbers = torch.tensor(list(targets), device=image.device)
 
     def seen(images: Float[Tensor, "n c h w"]) -> list[list[float]]:
@@ -82,11 +85,12 @@ def verify_region(
     whole, verified = seen(image[None]), []
     for fill in fills:
         hide = hiding(image, fill)
-        keep, remove = seen(hide(masks)), seen(hide(~masks))
+        keep, remove = seen(hide(masks)), seen(hide(others))
         for row, target in enumerate(targets):
             kept, removed = (values[row][0] for values in (keep, remove))
-            controls = [sum(values[row][1:]) / CONTROLS for values in (keep, remove)]
-            verified.append(Verification(target, fill, whole[row][0], kept, removed, controls[0], controls[1]))
+            elsewhere = [sum(values[row][1 : 1 + CONTROLS]) / CONTROLS for values in (keep, remove)]
+            figures = (whole[row][0], kept, removed, elsewhere[0], elsewhere[1], remove[row][-1])
+            verified.append(Verification(target, fill, *figures))
     return tuple(verified)
 
 

@@ -53,6 +53,7 @@ def test_verification_is_what_the_classifier_says_of_the_masked_images() -> None
     left = classifier(views).softmax(1)[:, 0].detach()
     assert one.control_keep == pytest.approx(float(left[:CONTROLS].mean()), rel=1e-5)
     assert one.control_remove == pytest.approx(float(left[CONTROLS:].mean()), rel=1e-5)
+    assert one.nothing == pytest.approx(classifier(filled[None]).softmax(1)[0, 0].item(), rel=1e-5)
     assert one.sufficiency == pytest.approx(one.keep / one.probability)
     assert one.necessity == pytest.approx(1 - one.remove / one.probability)
     assert one.remove < one.control_remove

@@ -146,9 +146,11 @@ def test_a_mask_that_does_no_more_than_others_is_no_region(monkeypatch: pytest.M
     """Its figures are those of regions elsewhere; with a little more to it, it is one."""
     talker, image = Talker(), blocks(1)[0][0]
 
-    def verified(more: float) -> list[Verification]:
-        return [Verification(0, "mean", 0.9, 0.5 + more, 0.8, 0.5, 0.8)]
+    def verified(more: float, nothing: float = 0.0) -> list[Verification]:
+        return [Verification(0, "mean", 0.9, 0.5 + more, 0.8, 0.5, 0.8, nothing)]
 
+    monkeypatch.setattr(vale_module, "verify_region", lambda *args, **options: verified(0.02, nothing=0.52))
+    assert vale().explain(image).findings[0].mask is None
     monkeypatch.setattr(vale_module, "verify_region", lambda *args, **options: verified(0.0))
     [finding] = vale(describer=talker).explain(image).findings
     assert finding.mask is None
