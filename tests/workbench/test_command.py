@@ -22,13 +22,20 @@ def run(body: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
+LISTEN = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # what a shell starts in the background does not
+
+
 @pytest.mark.parametrize(
     ("body", "code", "told"),
     [
         ("print('fine')", 0, ""),
         ("raise UserError('give more')", 2, "error: give more\n"),
         ("raise KeyboardInterrupt", 130, "\nInterrupted. Run the same command again to go on.\n"),
-        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 130, "\nInterrupted. Run the same command again"),
+        (
+            f"{LISTEN}; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+            130,
+            "\nInterrupted. Run the same command again",
+        ),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 143, ""),
         ("raise SystemExit(5)", 5, ""),
     ],
