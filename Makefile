@@ -35,6 +35,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv || echo "uv cannot be had; installing with pip, which takes longer"
 	if [ -x $(BIN)/uv ]; \
-		then $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+		then $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
 		else $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; fi
 	touch $(INSTALLED)
