@@ -15,6 +15,7 @@ class CaptionConfig(TrainingConfig):
 
     workbench caption train --data scenes:planted --output-dir runs/captioner
     workbench caption train --data path/to/captioned --caption-column text --resolution 96 --output-dir runs/mine
+    workbench caption train --data path/to/captioned --init-from zoo:small-captioner --output-dir runs/mine
 
     The data: any set with captions (metadata.jsonl, parquet, hub), or scenes:planted, made scenes with exact captions.
     """
@@ -32,6 +33,9 @@ class CaptionConfig(TrainingConfig):
     random_shift: int = 4
     """Move pictures by up to so many pixels; 0 for not at all."""
 
+    init_from: str | None = None
+    """Start from the weights of this captioner: zoo:small-captioner, or the folder of a run. Words that it has not seen
+    begin as noise, and those that the captions here lack are left out."""
     max_words: int = 24
     """Longer captions are cut."""
     vocabulary_size: int = 4_000

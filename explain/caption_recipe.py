@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from explain.caption_card import write_card
 from explain.caption_config import CaptionConfig
 from explain.caption_data import Captioned, read_captioned
+from explain.caption_start import inherit
 from explain.captioner import RESULT, SPECIAL, Caption, Captioner, build_model, caption_loss, word_ids
 from workbench import seeds
 from workbench.classification import moved
@@ -37,6 +38,7 @@ class CaptionRecipe(Recipe):
     def __init__(self, config: CaptionConfig) -> None:
         config.check()
         self.config = config
+        start = Captioner.load(config.init_from) if config.init_from else None
         self.train_data, self.held_out = read_captioned(config)
         known = vocabulary(self.train_data.words, config.vocabulary_size, config.min_count)
         if not known:
@@ -48,6 +50,9 @@ class CaptionRecipe(Recipe):
             torch.default_generator.manual_seed(seeds.generator(config.seed, INITIAL).initial_seed())
             self.model = build_model(config, len(self.words))
         self.notes = (*self.train_data.notes, f"{len(known):,} words are learned")
+        if start:
+            shared = inherit(self.model, self.words, start, str(config.init_from))
+            self.notes = (*self.notes, f"{shared:,} of them begin as {config.init_from} knows them")
 
     def to(self, device: torch.device) -> None:
         """Keep pictures and words beside the model."""

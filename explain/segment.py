@@ -104,7 +104,7 @@ def _classical() -> str:
 
 
 def _of_zoo(name: str, device: str | torch.device) -> Segmenter:
-    folder = find_small_sam(ZOO / name)
+    folder = find_small_sam(f"zoo:{name}")
     if folder is None:
         raise UserError(
             f"the zoo has no segmenter {name}: give another one, or train one with workbench segment train "

@@ -11,6 +11,7 @@ class SegmentConfig(TrainingConfig):
 
     workbench segment train --data scenes --output-dir runs/segmenter
     workbench segment train --data DATA_WITH_MASKS --output-dir runs/segmenter
+    workbench segment train --data DATA_WITH_MASKS --init-from zoo:small-sam --output-dir runs/segmenter
 
     An own small network of segment-anything's classes, trained as Kirillov et al. 2023 (arXiv 2304.02643) train theirs.
     """
@@ -23,6 +24,8 @@ class SegmentConfig(TrainingConfig):
     random_flip: bool = True
     """Mirror half of the training images."""
 
+    init_from: str | None = None
+    """Start from the weights of this small SAM: zoo:small-sam, or the folder of a run. From nothing unless given."""
     resolution: str = "96"
     """Side in pixels of the square in which images are seen, the longer side resized to it."""
     patch_size: int = 8

@@ -14,7 +14,7 @@ from explain.segment_config import SegmentConfig
 from explain.segment_data import Objects, read_objects
 from explain.segment_loss import dice_loss, focal_loss, mask_iou
 from explain.segment_prompting import BOTH, BOX, POINT, PromptedSam, at_size, draw_prompts
-from explain.small_sam import RESULT, save_small_sam
+from explain.small_sam import RESULT, inherit, save_small_sam
 from workbench import seeds
 from workbench.files import write_atomic
 from workbench.pictures import encode_png, image_grid
@@ -37,8 +37,6 @@ class SegmentRecipe(Recipe):
     def __init__(self, config: SegmentConfig) -> None:
         config.check()
         self.config = config
-        self.data = read_objects(config)
-        self.num_examples, self.notes = len(self.data.train), self.data.notes
         self.shape = SamShape(
             image_size=config.size[0], patch_size=config.patch_size, encoder_width=config.encoder_width,
             encoder_depth=config.encoder_depth, encoder_heads=config.encoder_heads, width=config.decoder_width,
@@ -47,6 +45,10 @@ class SegmentRecipe(Recipe):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seeds.generator(config.seed, INITIALISATION).initial_seed())
             self.model = PromptedSam(build_sam(self.shape))
+        if config.init_from:
+            inherit(self.model.sam, self.shape, config.init_from)
+        self.data = read_objects(config)
+        self.num_examples, self.notes = len(self.data.train), self.data.notes
 
     def to(self, device: torch.device) -> None:
         """Keep the images beside the network."""

@@ -114,6 +114,34 @@ def test_it_learns_and_its_folder_speaks(captioned: Path, tmp_path: Path) -> Non
     assert captioner.size == (HEIGHT, WIDTH)
 
 
+def test_a_run_begins_from_another_of_other_words(captioned: Path, tmp_path: Path) -> None:
+    Training(CaptionRecipe(config(captioned, tmp_path / "first"))).train()
+    first = Captioner.load(tmp_path / "first")
+    renamed = shutil.copytree(captioned, tmp_path / "renamed")
+    described = (renamed / "metadata.jsonl").read_text()
+    (renamed / "metadata.jsonl").write_text(described.replace("A red block", "One small red brick"))
+    second = CaptionRecipe(config(renamed, tmp_path / "second", init_from=str(tmp_path / "first"), max_words=7))
+    fresh = CaptionRecipe(config(renamed, tmp_path / "fresh", max_words=7))
+    begun, trained, noise = (dict(m.named_parameters()) for m in (second.model, first.model, fresh.model))
+    rows, places = "decoder.transformer.wte.weight", "decoder.transformer.wpe.weight"
+    for row, word in enumerate(second.words):
+        origin = trained[rows][first.words.index(word)] if word in first.words else noise[rows][row]
+        assert torch.equal(begun[rows][row], origin), word
+    assert {"one", "small", "brick"} <= set(second.words) - set(first.words)
+    assert torch.equal(begun[places], torch.cat([trained[places], noise[places][7:]]))
+    assert all(torch.equal(begun[name], trained[name]) for name in begun.keys() - {rows, places})
+    assert f"{len(first.words) - 4} of them begin as" in second.notes[-1]
+
+
+def test_what_a_run_cannot_begin_from(captioned: Path, tmp_path: Path) -> None:
+    Training(CaptionRecipe(config(captioned, tmp_path / "first"))).train()
+    other = config(captioned, tmp_path / "run", init_from=str(tmp_path / "first"), num_attention_heads=4, hidden_size=8)
+    with pytest.raises(UserError, match="--hidden-size 16 --num-attention-heads 2: give the same"):
+        CaptionRecipe(other)
+    with pytest.raises(UserError, match="holds no captioner"):
+        CaptionRecipe(config(captioned, tmp_path / "run", init_from=str(captioned)))
+
+
 def test_stopped_and_gone_on_with_it_is_the_same_run(captioned: Path, tmp_path: Path) -> None:
     Training(CaptionRecipe(config(captioned, tmp_path / "whole"))).train()
     run = tmp_path / "stopped"

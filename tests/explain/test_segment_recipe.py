@@ -25,6 +25,7 @@ from explain.segment_data import framed_image, framed_mask, read_objects
 from explain.segment_loss import dice_loss, focal_loss, mask_iou
 from explain.segment_prompting import BOTH, BOX, POINT, boxes, draw_prompts, first_prompts, next_point, sample
 from explain.segment_recipe import SegmentRecipe
+from explain.small_sam import ZOO
 from ui.segment import segment
 from workbench import seeds
 from workbench.errors import UserError
@@ -301,6 +302,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(run: Path, tmp_path: Path) -> No
     (copy / "finished.json").unlink()
     segment(words(copy))
     assert all(torch.equal(value, weights(run)[name]) for name, value in weights(copy).items())
+
+
+def test_a_run_begins_from_another(run: Path, tmp_path: Path) -> None:
+    recipe = SegmentRecipe(config(tmp_path / "next", init_from=str(run), data="scenes:planted"))
+    begun = recipe.model.sam.state_dict()
+    assert all(torch.equal(value, begun[name]) for name, value in weights(run).items())
+    with pytest.raises(UserError, match="encoder_width is 16 there and 32 here; give the settings"):
+        SegmentRecipe(config(tmp_path / "next", init_from=str(run), encoder_width=32))
+    with pytest.raises(UserError, match="holds no small SAM"):
+        SegmentRecipe(config(tmp_path / "next", init_from=str(tmp_path)))
+
+
+def test_the_zoos_network_can_be_trained_on(tmp_path: Path) -> None:
+    shipped = SegmentConfig(output_dir=tmp_path, init_from="zoo:small-sam", max_images=4, validation_images=2)
+    begun = SegmentRecipe(shipped).model.sam.state_dict()
+    kept = load_file(ZOO / "small-sam" / "model.safetensors")
+    assert all(torch.equal(value, begun[name]) for name, value in kept.items())
 
 
 def test_bf16_and_muon_are_trained_by_finite_numbers(tmp_path: Path) -> None:

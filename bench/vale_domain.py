@@ -1,0 +1,146 @@
+"""The small segmenter and captioner in another domain: as the zoo has them, trained from nothing, from the zoo.
+
+    python bench/sonar_described.py sonar-train.parquet sonar-test.parquet --output runs/sonar-described
+    python bench/vale_domain.py --data runs/sonar-described --folder runs/domain --output docs/results/vale_domain.md
+
+Trained on the train split, measured on the test split. Figures are kept beside the table as they come
+(vale_domain.jsonl), and only what is missing is trained: call again to go on.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do
+import torch
+from kept import Kept
+from measured import table, write_result
+
+from explain.caption_config import CaptionConfig
+from explain.caption_data import Captioned
+from explain.caption_recipe import CaptionRecipe, caption_figures
+from explain.captioner import Captioner, captioner_folder
+from explain.segment_config import SegmentConfig
+from explain.segment_recipe import SegmentRecipe
+from workbench.allocator import keep_freed_memory
+from workbench.metrics_log import read_metrics
+from workbench.training import Training
+
+ZOO = {"segment": "zoo:small-sam", "caption": "zoo:small-captioner"}
+ARMS = {"as the zoo has it": 0, "from nothing": 1, "from the zoo": 1}  # trained or not
+TITLES = {"segment": "Segmenter", "caption": "Captioner"}
+COLUMNS = {
+    "segment": {
+        "validation_iou_point": "IoU by a point", "validation_iou_3_points": "by three points",
+        "validation_iou_box": "by a box", "validation_iou_point_and_box": "by point and box",
+    },
+    "caption": {
+        "validation_exact_match": "caption exact", "validation_word_precision": "word precision",
+        "validation_word_recall": "word recall", "class_named": "class named",
+    },
+}  # fmt: skip
+CLASSES = ("plane", "ship")  # a caption that names neither speaks of the ground alone
+
+
+def main() -> None:
+    """Train and measure what is missing; print, and write the table where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="pictures with masks and captions, in two splits")
+    parser.add_argument("--folder", type=Path, required=True, help="for the runs")
+    parser.add_argument("--segment-steps", type=int, default=500)
+    parser.add_argument("--caption-steps", type=int, default=500)
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of both, from nothing or not")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--results", type=Path, default=Path("docs/results/vale_domain.jsonl"))
+    parser.add_argument("--output", help="markdown file for the table")
+    options = parser.parse_args()
+    keep_freed_memory()
+    kept = Kept(options.results)
+    body = "\n\n".join(f"## {TITLES[kind]}\n\n{part(kind, options, kept)}" for kind in ZOO)
+    write_result("VALE: a domain of one's own", __doc__ or "", body, options.output)
+
+
+def part(kind: str, options: argparse.Namespace, kept: Kept) -> str:
+    """The rows of the three arms, mean and standard deviation over the seeds."""
+    rows = []
+    for arm, trained in ARMS.items():
+        found = [figures_of(kind, arm, seed, options, kept) for seed in (options.seeds if trained else [0])]
+        rows.append([arm, str(steps_of(kind, options) * trained), *(spread(found, name) for name in COLUMNS[kind])])
+    return table(["", "steps", *COLUMNS[kind].values()], rows)
+
+
+def figures_of(kind: str, arm: str, seed: int, options: argparse.Namespace, kept: Kept) -> dict[str, float]:
+    """Kept ones, or measured now."""
+    settings: dict[str, Any] = {"kind": kind, "arm": arm, "seed": seed, "data": options.data.name}
+    if ARMS[arm]:
+        settings |= {"steps": steps_of(kind, options), "learning_rate": options.learning_rate}
+    figures = kept.find(settings)
+    if figures is None:
+        figures = {"segment": segmenting, "caption": captioning}[kind](arm, seed, options)
+        kept.add(settings, figures)
+    return figures
+
+
+def segmenting(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """IoU with the test split's masks, by the first prompts and after three points."""
+    config = SegmentConfig(
+        **common("segment", arm, seed, options), init_from=None if arm == "from nothing" else ZOO["segment"],
+        validation_images=1000,
+    )  # fmt: skip
+    recipe = SegmentRecipe(config)
+    if ARMS[arm]:
+        Training(recipe).train()
+        return read_metrics(config.output_dir / "metrics.jsonl")[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        return recipe.validate(recipe.model, Path(folder), 0)
+
+
+def captioning(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """How the captions of the test split agree with the true ones."""
+    config = CaptionConfig(
+        **common("caption", arm, seed, options), init_from=None if arm == "from nothing" else ZOO["caption"],
+        random_flip=True, validation_images=1000,
+    )  # fmt: skip
+    recipe = CaptionRecipe(config)
+    folder = Training(recipe).train() if ARMS[arm] else captioner_folder(ZOO["caption"])
+    assert folder is not None
+    return caption_measures(Captioner.load(folder, options.device), recipe.held_out)
+
+
+def caption_measures(captioner: Captioner, held_out: Captioned) -> dict[str, float]:
+    """Words in common, and whether the caption names the class that the true one names, or none where that does."""
+    captions = captioner.caption(held_out.images)
+    named = [
+        set(CLASSES) & set(said.text.split()) == set(CLASSES) & set(true)
+        for said, true in zip(captions, held_out.words, strict=True)
+    ]
+    figures = {f"validation_{name}": value for name, value in caption_figures(captions, held_out).items()}
+    return {**figures, "class_named": fmean(named)}
+
+
+def common(kind: str, arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of all trainings."""
+    return {
+        "data": str(options.data), "output_dir": options.folder / f"{kind}-{arm.replace(' ', '-')}-{seed}",
+        "seed": seed, "max_train_steps": steps_of(kind, options), "learning_rate": options.learning_rate,
+        "validation_steps": 0, "device": options.device,
+    }  # fmt: skip
+
+
+def steps_of(kind: str, options: argparse.Namespace) -> int:
+    """Of a part's trainings."""
+    return int(options.segment_steps if kind == "segment" else options.caption_steps)
+
+
+def spread(rows: list[dict[str, float]], name: str) -> str:
+    """Mean, and standard deviation where there are several."""
+    values = [row[name] for row in rows]
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
