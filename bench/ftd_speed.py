@@ -6,7 +6,8 @@
 Sides take turns, so that a busy machine slows all alike, and the ratio of each turn is taken. All have what our
 training loop sets for a CPU: threads that soon sleep, and freed memory that is kept. "The published procedure" is in
 bench/ftd_port.py: one network after another, batches collated image by image, automatic differentiation of all steps.
-"In turn" and "side by side" (vmap) are our two ways with several networks; a CPU takes the first, a GPU the second.
+"In turn" and "side by side" (vmap) are our two ways with several networks; a CPU takes the first, a GPU the second, and
+both take bf16 products where the machine has them (`--mixed-precision auto`).
 Times are of one step of one expert; of one gradient of a match; of one step of one network on the set.
 """
 
@@ -20,12 +21,13 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do, for all sides
 import ftd_port
 import torch
-import torch.nn.functional as F
 from measured import table, write_result
 from torch import Tensor
 
-from distill import augment, ensemble
+from distill import augment
+from distill.config import Precision
 from distill.ensemble import in_turn, side_by_side
+from distill.evaluate import cross_entropy
 from distill.flat import FlatNetwork
 from distill.nets import NetworkSpec, build_network
 from distill.sharpness import flat_direction
@@ -140,20 +142,20 @@ class Bench:
             for network, optimizer, stream in zip(networks, optimizers, streams, strict=True):
                 port_step(network, optimizer, *next(stream), self.options.device)
 
-        def ours(way: Callable[..., Any]) -> None:
+        def ours(way: Callable[..., Any], precision: Precision = "no") -> None:
             rows = torch.randint(len(data[1]), (count, batch), generator=generator).to(self.device)
             draws = [augment.draw(ftd_port.STRATEGY, batch, self.size, generator) for _ in range(count)]
             images = torch.stack([augment.apply(data[0][own], drawn) for own, drawn in zip(rows, draws, strict=True)])
-            update(self.thetas, lambda thetas: way(self._loss, thetas, images, data[1][rows])[0])
+            loss = cross_entropy(self.network, precision)
+            update(self.thetas, lambda thetas: way(loss, thetas, images, data[1][rows])[0])
 
         return {
             PORT: (port, count),
             "in turn": (lambda: ours(in_turn), count),
+            "in turn, bf16 products": (lambda: ours(in_turn, "bf16"), count),
             "side by side": (lambda: ours(side_by_side), count),
+            "side by side, bf16 products": (lambda: ours(side_by_side, "bf16"), count),
         }
-
-    def _loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, ensemble.Outputs]:
-        return F.cross_entropy(self.network(theta, images), labels), ()
 
     # ---- matching ----------------------------------------------------------------------------------------------------
 

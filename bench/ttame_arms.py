@@ -53,6 +53,7 @@ ARMS = {
     "LayerCAM": Arm("layercam", gradient_cam=True),
     "Score-CAM": Arm("scorecam"),
     "RISE, 1000 masks": Arm("rise", {"num_masks": 1000}, draws=True),
+    "RISE, mean fill": Arm("rise", {"num_masks": 1000, "fill": "mean"}, draws=True),
     "occlusion": Arm("occlusion"),
     "integrated gradients": Arm("ig"),
     "LRP": Arm("lrp", networks=("convnet",)),
@@ -83,8 +84,11 @@ def explainer_of(name: str, module: TTame | None, seed: int) -> Explainer:
 
 
 def trained_module(task: Task, classifier: PixelClassifier, folder: Path, seed: int, settings: dict[str, Any]) -> TTame:
-    """T-TAME of this classifier; goes on where a training was stopped."""
-    return fit(classifier, task.train.images, folder / f"ttame-{seed}", seed=seed, validation_steps=0, **settings)
+    """T-TAME of this classifier; goes on where a training was stopped, and takes what a finished one has left."""
+    run = folder / f"ttame-{seed}"
+    if (run / "finished.json").exists():
+        return TTame.load(run, classifier)
+    return fit(classifier, task.train.images, run, seed=seed, validation_steps=0, **settings)
 
 
 def maps_of(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from workbench import seeds
 from workbench.datasets import load_images
+from workbench.devices import autocast
 from workbench.files import write_atomic
 from workbench.networks import build_classifier
 from workbench.pixel_classifier import PixelClassifier
@@ -169,7 +170,9 @@ def _train(classifier: PixelClassifier, data: Images, steps: int, batch_size: in
             chosen = torch.randint(len(images), (batch_size,), generator=draws).to(device)
             flip = (torch.rand(batch_size, 1, 1, 1, generator=draws) < 0.5).to(device)
             pixels = images[chosen].float() / 255
-            loss = F.cross_entropy(classifier(torch.where(flip, pixels.flip(3), pixels)), labels[chosen])
+            with autocast("auto", device):
+                logits = classifier(torch.where(flip, pixels.flip(3), pixels))
+            loss = F.cross_entropy(logits.float(), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)

@@ -22,11 +22,10 @@ from measured import table, write_result
 from explain.caption_config import CaptionConfig
 from explain.caption_data import Captioned
 from explain.caption_recipe import CaptionRecipe, caption_figures
-from explain.captioner import Captioner, captioner_folder
+from explain.captioner import Captioner
 from explain.segment_config import SegmentConfig
 from explain.segment_recipe import SegmentRecipe
 from workbench.allocator import keep_freed_memory
-from workbench.metrics_log import read_metrics
 from workbench.training import Training
 
 ZOO = {"segment": "zoo:small-sam", "caption": "zoo:small-captioner"}
@@ -87,14 +86,11 @@ def figures_of(kind: str, arm: str, seed: int, options: argparse.Namespace, kept
 
 def segmenting(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """IoU with the test split's masks, by the first prompts and after three points."""
-    config = SegmentConfig(
-        **common("segment", arm, seed, options), init_from=None if arm == "from nothing" else ZOO["segment"],
-        validation_images=1000,
-    )  # fmt: skip
-    recipe = SegmentRecipe(config)
+    settings = common("segment", arm, seed, options)
+    start = None if arm == "from nothing" else ZOO["segment"]
     if ARMS[arm]:
-        Training(recipe).train()
-        return read_metrics(config.output_dir / "metrics.jsonl")[-1]
+        start = trained(SegmentRecipe, SegmentConfig(**settings, init_from=start))
+    recipe = SegmentRecipe(SegmentConfig(**settings, init_from=start, validation_images=1000))
     with tempfile.TemporaryDirectory() as folder:
         return recipe.validate(recipe.model, Path(folder), 0)
 
@@ -105,10 +101,15 @@ def captioning(arm: str, seed: int, options: argparse.Namespace) -> dict[str, fl
         **common("caption", arm, seed, options), init_from=None if arm == "from nothing" else ZOO["caption"],
         random_flip=True, validation_images=1000,
     )  # fmt: skip
-    recipe = CaptionRecipe(config)
-    folder = Training(recipe).train() if ARMS[arm] else captioner_folder(ZOO["caption"])
-    assert folder is not None
-    return caption_measures(Captioner.load(folder, options.device), recipe.held_out)
+    found = trained(CaptionRecipe, config) if ARMS[arm] else ZOO["caption"]
+    return caption_measures(Captioner.load(found, options.device), CaptionRecipe(config).held_out)
+
+
+def trained(recipe: type[SegmentRecipe] | type[CaptionRecipe], config: Any) -> str:
+    """The folder of a run that is finished, or is finished now."""
+    if not (config.output_dir / "finished.json").exists():
+        Training(recipe(config)).train()
+    return str(config.output_dir)
 
 
 def caption_measures(captioner: Captioner, held_out: Captioned) -> dict[str, float]:

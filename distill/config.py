@@ -15,6 +15,7 @@ NetworkName = Literal["convnet", "resnet18", "vgg11", "alexnet"]
 Preprocessing = Literal["standard", "zca"]
 Flatness = Literal["none", "sam", "gsam", "saf"]
 GradMode = Literal["adjoint", "autograd", "frozen"]
+Precision = Literal["auto", "no", "bf16"]
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,8 @@ class ExpertsConfig:
     """Epoch after which saf begins; at least the lag."""
     experts_at_once: int | None = None
     """Experts trained side by side in one process; unless given 5 on a GPU, and 1 on a CPU, where it gains nothing."""
+    mixed_precision: Precision = "auto"
+    """Of the networks' products; auto takes bf16 where the machine has it. Weights and steps are float32."""
     seed: int = 0
     """Expert k is made from (seed, k)."""
     device: Device = "auto"

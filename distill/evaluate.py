@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distill import augment
 from distill.augment import Draw
+from distill.config import Precision
 from distill.data import as_float
 from distill.distilled import Distilled
 from distill.ensemble import Loss, Outputs, Thetas, gradients
@@ -26,6 +27,7 @@ from distill.evaluation_config import STEP_SIZES, TrainingRecipe
 from distill.flat import FlatNetwork
 from workbench import seeds
 from workbench.datasets import LabelledImages
+from workbench.devices import autocast
 from workbench.progress import progress
 
 INITIAL, EPOCH = 121, 122  # streams of randomness
@@ -92,7 +94,7 @@ def train_networks(
         theta.copy_(network.initial(seeds.generator(seed, INITIAL, k)))
     thetas = first.to(distilled.images.device)
     velocity = torch.zeros_like(thetas)
-    loss = cross_entropy(network)
+    loss = cross_entropy(network, recipe.mixed_precision)
     step_size = distilled.step_size if recipe.step_size is None else recipe.step_size
     with progress(recipe.epochs, description, unit="epoch", disable=0 not in numbers) as bar:
         for epoch in range(recipe.epochs if len(numbers) else 0):
@@ -130,11 +132,13 @@ def batches(
         yield augment.apply(images[chosen], own).unflatten(0, shape), targets[chosen].unflatten(0, shape)
 
 
-def cross_entropy(network: FlatNetwork) -> Loss:
+def cross_entropy(network: FlatNetwork, precision: Precision = "no") -> Loss:
     """The loss that a network is trained by, with class numbers or probabilities."""
 
     def loss(theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Outputs]:
-        return F.cross_entropy(network(theta, images), labels), ()
+        with autocast(precision, theta.device):
+            logits = network(theta, images)
+        return F.cross_entropy(logits.to(theta.dtype), labels), ()
 
     return loss
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from distill.config import NetworkName, at_least_1
+from distill.config import NetworkName, Precision, at_least_1
 from workbench.config import Device, require
 from workbench.errors import UserError
 
@@ -24,6 +24,7 @@ class TrainingRecipe:
     weight_decay: float = 5e-4
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     step_size: float | None = None  # the set's own unless given
+    mixed_precision: Precision = "auto"  # of the networks' products; weights and steps are float32
 
 
 @dataclass(kw_only=True)

@@ -29,6 +29,7 @@ from distill.processes import start_processes
 from distill.sharpness import PastLogits, flat_direction, sharpness, top_eigenvalue, trajectory_kl
 from workbench import seeds
 from workbench.config import to_mapping
+from workbench.devices import autocast
 from workbench.errors import UserError
 from workbench.files import user_errors_for_disk
 from workbench.launch import resume_command
@@ -177,7 +178,9 @@ class ExpertTraining:
         self, theta: Tensor, images: Tensor, labels: Tensor, past: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Of one expert, with saf's share where past logits are given; beside it the cross-entropy and the logits."""
-        logits = self.network(theta, images)
+        with autocast(self.config.mixed_precision, self.device):
+            logits = self.network(theta, images)
+        logits = logits.to(theta.dtype)
         cross_entropy = F.cross_entropy(logits, labels)
         if past is None:
             return cross_entropy, (cross_entropy, logits)

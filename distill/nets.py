@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,7 +70,11 @@ def build_network(spec: NetworkSpec) -> nn.Module:
 
 def convnet(spec: NetworkSpec) -> nn.Module:
     """`depth` blocks of Conv3x3, instance norm, ReLU, AvgPool2; `width` channels (arXiv 2006.05929)."""
-    return ConvNet(spec.num_classes, spec.channels, spec.size, width=spec.width, depth=spec.depth)
+    network = ConvNet(spec.num_classes, spec.channels, spec.size, width=spec.width, depth=spec.depth)
+    for block in network.blocks:
+        assert isinstance(block, nn.Sequential)
+        block[-1] = MeanPool()
+    return network
 
 
 def resnet18(spec: NetworkSpec) -> nn.Module:
@@ -122,6 +127,18 @@ NETWORKS: dict[NetworkName, Callable[[NetworkSpec], nn.Module]] = {
 def instance_norm(channels: int) -> nn.GroupNorm:
     """A norm over each channel of each image, with a scale and a shift."""
     return nn.GroupNorm(channels, channels)
+
+
+class MeanPool(nn.Module):
+    """AvgPool2d(2, ceil_mode=True) from sums of slices: torch's own goes pixel by pixel on a CPU, a fifth of a step."""
+
+    def forward(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h2 w2"]:
+        if x.device.type != "cpu":
+            return F.avg_pool2d(x, 2, ceil_mode=True)
+        odd = (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)
+        x = F.pad(x, odd, mode="replicate") if any(odd) else x
+        rows = x[..., 0::2, :] + x[..., 1::2, :]
+        return (rows[..., 0::2] + rows[..., 1::2]) / 4
 
 
 def max_pool() -> nn.MaxPool2d:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from explain.fills import FILLS
 from explain.folding import folded
 from explain.maps import Maps
 from explain.passes import counted
@@ -30,6 +31,7 @@ def rise(
     num_masks: int = 1000,
     grid: int = 7,
     keep_probability: float = 0.5,
+    fill: str = "black",
     seed: int = 0,
     batch_size: int = 64,
 ) -> Maps:
@@ -37,9 +39,11 @@ def rise(
 
     A mask is a coarse grid of cells, each kept with probability p, enlarged and moved by less than a cell; `grid` is
     the number of cells along the shorter side, and cells are square. All images see the same masks. The value at a
-    pixel is the mean of p(target) * mask / p over the masks.
+    pixel is the mean of p(target) * mask / p over the masks. What a mask hides shows `fill`: black as published, or
+    the image's mean colour or its blur, where a class owns black pictures.
     """
     height, width = images.shape[-2:]
+    hidden = FILLS[fill](images)
     total = images.new_zeros(*targets.shape, height, width)
     at_once = max(1, batch_size // len(images))
     bar = progress(num_masks, "RISE", unit="mask")
@@ -47,7 +51,7 @@ def rise(
         for first in range(0, num_masks, at_once):
             numbers = range(first, min(first + at_once, num_masks))
             masks = random_masks(numbers, (height, width), grid, keep_probability, seed).to(images)
-            seen = (images[:, None] * masks[:, None]).flatten(0, 1)
+            seen = torch.lerp(hidden[:, None], images[:, None], masks[:, None]).flatten(0, 1)
             wanted = targets.repeat_interleave(len(masks), 0)
             scores = target_probabilities(classifier, seen, wanted, batch_size).view(len(images), len(masks), -1)
             total += torch.einsum("bmt,mhw->bthw", scores, masks)

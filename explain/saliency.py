@@ -56,7 +56,7 @@ METHODS = {
     "scorecam": Method("explain.cams:scorecam", "channels weighted by the image seen through them", LAYER),
     "ablationcam": Method("explain.cams:ablationcam", "channels weighted by what is lost without them", LAYER),
     "eigencam": Method("explain.cams:eigencam", "first principal component of the channels", LAYER, False),
-    "rise": Method("explain.rise:rise", "random masks", ("num_masks", "seed", "batch_size")),
+    "rise": Method("explain.rise:rise", "random masks", ("num_masks", "fill", "seed", "batch_size")),
     "shap": Method("explain.shapley:shap", "Shapley values of blocks of pixels", ("budget", "seed")),
     "occlusion": Method(CAPTUM + "occlusion", "a sliding window is hidden", ("batch_size",), package="captum"),
     "ig": Method(
@@ -100,7 +100,7 @@ def explain(
 ) -> Maps:
     """Maps of one method for images in [0, 1]; `targets` as in `resolve_targets`.
 
-    Of the options (batch_size, budget, explainer, layer, num_masks, num_steps, seed) a method takes those that it
+    Of the options (batch_size, budget, explainer, fill, layer, num_masks, num_steps, seed) a method takes those that it
     knows, so that one set serves several methods. Raises `UserError` for an unknown method, and for maps that are not
     finite.
     """

@@ -23,7 +23,7 @@ from distill.ledger import summary
 from distill.nets import build_network
 from workbench import seeds
 
-PLAIN = TrainingRecipe(epochs=7, augmentation="none")
+PLAIN = TrainingRecipe(epochs=7, augmentation="none", mixed_precision="no")
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -44,6 +44,17 @@ def test_training_is_torchs_sgd_with_a_step_in_its_schedule(soft: bool) -> None:
             F.cross_entropy(module(distilled.images), labels).backward()
             optimizer.step()
     torch.testing.assert_close(theta, flat.flatten({n: p.detach() for n, p in module.named_parameters()}))
+
+
+def test_bf16_products_train_nearly_the_same_float32_weights() -> None:
+    flat, distilled = network(), real_subset(4)
+    exact, rounded = (
+        train_networks(distilled, flat, replace(PLAIN, mixed_precision=precision), 2) for precision in ("no", "bf16")
+    )
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    moved = exact - torch.stack([flat.initial(seeds.generator(0, INITIAL, k)) for k in range(2)])
+    assert ((rounded - exact).norm(dim=1) < 0.1 * moved.norm(dim=1)).all()
 
 
 def test_an_epoch_shows_every_image_once_to_each_network_in_its_own_order() -> None:

@@ -67,6 +67,15 @@ def test_an_expert_is_its_training_written_out(digits_folder: Path, tmp_path: Pa
     torch.testing.assert_close(read(config.output_dir, 1), by_hand(config, 1, 4), rtol=1e-4, atol=1e-5)
 
 
+def test_bf16_products_make_nearly_the_same_expert(experts_folder: Path, digits_folder: Path, tmp_path: Path) -> None:
+    config = experts_config(digits_folder, tmp_path / "rounded", num_experts=1, epochs=2, mixed_precision="bf16")
+    train_experts(config)
+    rounded, exact = read(config.output_dir), read(experts_folder)[:3]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact)[-1].norm() < 0.1 * (exact[-1] - exact[0]).norm()
+
+
 def test_snapshots_are_copies(experts_folder: Path) -> None:
     """`cpu()` of what is on a CPU is the same memory: every epoch would hold the last weights."""
     theta = read(experts_folder)

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.func import grad, vmap
 from torchvision.models import resnet18
 
 from distill.flat import FlatNetwork
-from distill.nets import NETWORKS, NetworkSpec, build_network
+from distill.nets import NETWORKS, MeanPool, NetworkSpec, build_network
 from workbench import seeds
 from workbench.errors import UserError
 from workbench.networks import ConvNet
@@ -109,6 +111,19 @@ def test_convnets_have_the_published_sizes(
 ) -> None:
     network = FlatNetwork(build_network(NetworkSpec("convnet", classes, channels, size, 128, depth)))
     assert network.size == count
+
+
+@given(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
+def test_the_pool_is_torchs(shape: tuple[int, int, int, int]) -> None:
+    x = torch.randn(shape, generator=seeds.generator(0), dtype=torch.float64, requires_grad=True)
+    ours, theirs = MeanPool()(x), torch.nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(ours.shape, generator=seeds.generator(1), dtype=torch.float64)
+    torch.testing.assert_close(grad_of(ours, x, weights), grad_of(theirs, x, weights))
+
+
+def grad_of(y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(y, x, weights)[0]
 
 
 def test_resnet_is_torchvisions_but_for_its_stem() -> None:

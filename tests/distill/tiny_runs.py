@@ -17,6 +17,7 @@ def experts_config(data: Path, output: Path, **changes: Any) -> ExpertsConfig:
     settings: dict[str, Any] = {
         "data": str(data), "width": 8, "depth": 2, "num_experts": 2, "epochs": 6, "train_batch_size": 32,
         "learning_rate": 0.05, "flatness": "none", "augmentation": "crop_scale", "device": "cpu",
+        "mixed_precision": "no",
     }  # fmt: skip
     return from_mapping(ExpertsConfig, {"output_dir": str(output), **settings, **changes})
 

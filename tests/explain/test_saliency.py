@@ -247,17 +247,20 @@ def test_cams_of_transformers_lie_on_their_patches(library: str, method: str) ->
 # ---- RISE ------------------------------------------------------------------------------------------------------------
 
 
-def test_rise_estimates_its_expectation() -> None:
+@pytest.mark.parametrize("fill", ["black", "mean"])
+def test_rise_estimates_its_expectation(fill: str) -> None:
     """The mean of p(target) * mask / p over masks, written as a loop."""
     classifier, images = quadrants(HEIGHT, WIDTH), pixels(2, 3, HEIGHT, WIDTH)
+    hidden = images.mean((2, 3), keepdim=True) if fill == "mean" else 0 * images
     masks = random_masks(range(30), (HEIGHT, WIDTH), 5, 0.4, seed=2)
     expected = torch.zeros(2, 2, HEIGHT, WIDTH)
     for mask in masks:
-        p = classifier(images * mask).softmax(-1)
+        p = classifier(images * mask + hidden * (1 - mask)).softmax(-1)
         for b in range(2):
             for t in range(2):
                 expected[b, t] += p[b, TARGETS[b, t]] * mask / 0.4 / 30
-    maps = rise(classifier, images, TARGETS, num_masks=30, grid=5, keep_probability=0.4, seed=2, batch_size=7)
+    settings = {"num_masks": 30, "grid": 5, "keep_probability": 0.4, "fill": fill, "seed": 2, "batch_size": 7}
+    maps = rise(classifier, images, TARGETS, **settings)
     torch.testing.assert_close(maps.values, expected.flatten(0, 1).detach())
 
 
