@@ -1,6 +1,7 @@
 """What `explain_speed.py` compares our own code with: the same results, computed as they are first written down."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +10,15 @@ from torch import Tensor
 from explain.attention import AttentionModule, build_module
 from explain.fills import FILLS
 from explain.maps import Maps
-from explain.measures.erasing import erase
+from explain.measures.erasing import Erasure, erase
 from workbench.networks import build_classifier
 from workbench.pixel_classifier import PixelClassifier
 
 IDENTITIES = ("written out", "each branch fused on its own grid", "and only the rows of four classes")
-MEASURES = ("one step at a time", "in batches")
+MEASURES = ("one image and step at a time", "both curves in batches")
 SHAPES = ((512, 28), (1024, 14), (2048, 7))  # ResNet-50 at 224 px
 STEPS, IMAGES = 24, 4
-Calls = dict[str, Callable[[], object]]
+Calls = Mapping[str, Callable[[], object]]
 
 
 def identity_calls(classes: int, device: str) -> Calls:
@@ -51,18 +52,32 @@ def written_out(module: AttentionModule, features: list[Tensor]) -> Tensor:
     return F.conv2d(torch.cat(parts, 1), module.fuser.weight[:, :, None, None], module.fuser.bias)
 
 
-def measure_calls(name: str, device: str) -> Calls:
-    """Deletion and insertion of a few random maps, one step of one image at a time, and as `explain.measures` does."""
+def measure_calls(name: str, device: str) -> dict[str, Callable[[], Erasure]]:
+    """Deletion and insertion of a few random maps, one image of one step at a time, and as `explain.measures` does."""
     classifier, size = _classifier(name), 32 if name == "convnet" else 224
     classifier = classifier.to(device).eval()
     random = torch.Generator().manual_seed(0)
     images = torch.rand(IMAGES, 3, size, size, generator=random).to(device)
     values = torch.rand(IMAGES, size, size, generator=random).to(device)
     maps = Maps(values, torch.zeros(IMAGES, dtype=torch.int64, device=device), 0, 0, 0.0)
+
+    def looped() -> Erasure:
+        curves = torch.tensor([one_at_a_time(classifier, images[k], values[k]) for k in range(IMAGES)])
+        return Erasure(curves[..., 0], curves[..., 1])
+
     return {
-        MEASURES[0]: lambda: [one_at_a_time(classifier, images[k], values[k]) for k in range(IMAGES)],
+        MEASURES[0]: looped,
         MEASURES[1]: lambda: erase(classifier, images, maps, fill="black", steps=STEPS),
     }
+
+
+def difference(calls: Mapping[str, Callable[[], Erasure]]) -> float:
+    """The largest between the probabilities of the two ways."""
+    slow, fast = (calls[name]() for name in MEASURES)
+    return max(
+        (slow.deletion - fast.deletion.cpu()).abs().max().item(),
+        (slow.insertion - fast.insertion.cpu()).abs().max().item(),
+    )
 
 
 def _classifier(name: str) -> PixelClassifier:
@@ -80,7 +95,7 @@ def one_at_a_time(classifier: PixelClassifier, image: Tensor, values: Tensor) ->
     filled, order = FILLS["black"](image[None])[0], values.flatten().argsort(descending=True)
     curves = []
     for step in range(STEPS + 1):
-        gone = order[: step * len(order) // STEPS]
+        gone = order[: math.ceil(step * len(order) / STEPS)]
         deleted, inserted = image.flatten(1).clone(), filled.flatten(1).clone()
         deleted[:, gone], inserted[:, gone] = filled.flatten(1)[:, gone], image.flatten(1)[:, gone]
         shown = (classifier(x.view_as(image)[None]).softmax(1)[0, 0].item() for x in (deleted, inserted))

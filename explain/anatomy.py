@@ -24,7 +24,8 @@ LEAST_SIDE = 4  # of a grid, unless a classifier has only smaller ones
 # What is passed over: grids that say nothing of the image or are only its padding, and what only hands on, which leaves
 # attention between channels out too.
 PADDING = (nn.ConstantPad2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
-PASSED_OVER = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Softmax, nn.Identity, *PADDING)
+POOLING = (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+PASSED_OVER = (*POOLING, nn.Dropout, nn.Softmax, nn.Identity, *PADDING)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def dissect(classifier: PixelClassifier, image_size: Size | None = None) -> Anat
     layers = _with_layouts(outputs, dict(network.named_modules()), size)
     if not layers:
         raise UserError(
-            f"no layer of this {type(network).__name__} puts out a map over the image, so there is nothing to explain "
-            "it from; use a convolutional network or a transformer of patches"
+            f"no layer of this {type(network).__name__} puts out a map over an image of {size[0]}x{size[1]} pixels, so "
+            "there is nothing to explain it from; use a convolutional network or a transformer of patches"
         )
     return Anatomy(classifier, size, logits.shape[1], tuple(layers))
 
@@ -163,9 +164,9 @@ def choose_layers(anatomy: Anatomy, wanted: str | Sequence[str] = "auto", count:
     """The layers named, or with "auto" up to `count` good ones, from shallow to deep.
 
     auto: of a network whose grid shrinks, the last output at each of the deepest grids with sides of 4 or more
-    (ResNet: layer2, layer3, layer4); of a transformer of one grid, what the attention of its last blocks sees, after
-    the norm. (T-TAME's authors take the max-pools features.16, .23 and .30 of VGG-16: name them.) Raises UserError for
-    a name that is not there or puts out no map.
+    (ResNet: layer2, layer3, layer4); of one that ends each stage with a max-pool, the last pools (VGG-16: features.16,
+    .23 and .30, as T-TAME's authors do); of a transformer of one grid, what the attention of its last blocks sees,
+    after the norm. Raises UserError for a name that is not there or puts out no map.
     """
     chosen = _automatic(anatomy, count) if wanted == "auto" else _named(anatomy, wanted)
     return _with_overwritten(anatomy, chosen)
@@ -188,12 +189,21 @@ def _automatic(anatomy: Anatomy, count: int) -> list[Layer]:
     if blocks and {(block.layout, block.grid) for block in blocks} == {("tokens", blocks[0].grid)}:
         return _before_attention(anatomy, blocks)[-count:]
     grids = sorted({layer.grid for layer in layers}, key=math.prod, reverse=True)
-    large = [grid for grid in grids if min(grid) >= LEAST_SIDE] or grids
-    return [
+    wanted = ([grid for grid in grids if min(grid) >= LEAST_SIDE] or grids)[-count:]
+    return _pools(anatomy, wanted) or [
         _last_of(grid, following, layers)
         for grid, following in zip(grids, [*grids[1:], None], strict=True)
-        if grid in large[-count:]
+        if grid in wanted
     ]
+
+
+def _pools(anatomy: Anatomy, grids: Sequence[Size]) -> list[Layer]:
+    """The max-pools that begin these grids, where each has one and the deepest grid nothing else; otherwise none."""
+    modules = dict(anatomy.classifier.network.named_modules())
+    parts = [layer for layer in anatomy.layers if not any(modules[layer.name].children())]
+    stages = [[layer for layer in parts if layer.grid == grid] for grid in grids]
+    pooled = all(stage and isinstance(modules[stage[0].name], nn.MaxPool2d) for stage in stages)
+    return [stage[0] for stage in stages] if pooled and len(stages[-1]) == 1 else []
 
 
 def _last_of(grid: Size, following: Size | None, layers: Sequence[Layer]) -> Layer:

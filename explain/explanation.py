@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from explain.fills import FILLS
+from explain.layers import show
 from explain.maps import Maps
 from explain.measures.erasing import removal_order
 from explain.measures.overview import faithfulness
@@ -87,10 +88,11 @@ def explain_image(
     settings: Settings = Settings(),
     name: str = "image",
 ) -> Explanation:
-    """Explain an image. Raises `UserError` for an unknown method, an impossible target, or maps that are not finite."""
+    """Explain an image. Raises `UserError` for an unknown method, an impossible target, maps that are not finite, or an
+    image of a size that the classifier cannot see."""
     pixels = classifier.shrink(image[None].to(classifier.mean.device).float() / 255)
     with torch.no_grad():
-        logits = classifier(pixels)
+        logits = show(classifier, pixels)
     numbers = resolve_targets(targets, classifier, logits)
     findings: list[Finding] = []
     costs = {}
@@ -116,7 +118,7 @@ def _findings(
     repeated = maps.repeated(pixels)
     whole, kept, removed = (target_probabilities(classifier, x, maps.targets, batch) for x in (repeated, *views))
     figures = {"probability_kept": kept, "probability_removed": removed}
-    figures |= faithfulness(classifier, pixels, maps, settings.measured_fills, batch_size=batch)
+    figures |= {**faithfulness(classifier, pixels, maps, settings.measured_fills, batch_size=batch), **maps.figures}
     shown = maps.normalised().values
     return [
         Finding(

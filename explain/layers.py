@@ -124,8 +124,7 @@ def listening(modules: Mapping[str, nn.Module], hear: Callable[[str, Tensor], No
 
 
 def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Mapping):
-        output = tuple(output.values())
+    """None of what names its parts, as whole models of transformers do: their last layers are heard themselves."""
     if isinstance(output, tuple | list):
         output = output[0] if output else None
     return output if isinstance(output, Tensor) else None

@@ -1,6 +1,7 @@
 """What every explainer returns: one map for each image and target, and what it cost."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +15,7 @@ class Maps:
     With k targets for each of b images, n = b * k, and the maps of one image follow one another. `raw` is what the
     method computed before it was enlarged and normalised (signed where the method is), None where that is `values`.
     `forward_passes` counts images shown to the classifier, all together, and `backward_passes` logits differentiated;
-    `seconds` is wall time.
+    `seconds` is wall time; `figures` are what the method itself says of each map.
     """
 
     values: Float[Tensor, "n h w"]
@@ -23,6 +24,7 @@ class Maps:
     backward_passes: int
     seconds: float
     raw: Float[Tensor, "n raw_h raw_w"] | None = None
+    figures: Mapping[str, Float[Tensor, " n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -24,8 +24,8 @@ class Cost:
     def maps(
         self, values: Float[Tensor, "n h w"], targets: Int64[Tensor, "..."], raw: Float[Tensor, "n _ _"] | None = None
     ) -> Maps:
-        """Maps at this cost."""
-        return Maps(values, targets.flatten(), self.forward_passes, self.backward_passes, self.seconds, raw)
+        """Maps at this cost, in single precision whatever the classifier computes in."""
+        return Maps(values.float(), targets.flatten(), self.forward_passes, self.backward_passes, self.seconds, raw)
 
 
 @contextmanager

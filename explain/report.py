@@ -44,7 +44,8 @@ def add_overview(report: Report, folders: Sequence[Path]) -> None:
     report.table(rows, f"Methods, averaged over {count} and their classes")
     methods = [row["method"] for row in rows]
     report.text("\n".join(f"- `{method}`: {METHODS[method].text}" for method in methods))
-    report.text("\n".join(f"- `{name}`: {text}" for name, text in MEANINGS.items() if name in rows[0]))
+    figures = {name: text for name, text in MEANINGS.items() if any(name in row for row in rows)}
+    report.text("\n".join(f"- `{name}`: {text}" for name, text in figures.items()))
 
 
 def _overview_row(method: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ def resolve_targets(
 
     None is the most likely class and "top5" the five most likely, in that order. A number or a name is one class for
     all images, a list several for all. A tensor of shape (b,) or (b, t) says it image by image. Raises `UserError` for
-    a class that does not exist.
+    a class that does not exist, and where there is no choice between classes.
     """
+    check_choice(classifier, logits.shape[1])
     if isinstance(targets, Tensor):
         return _checked(targets.to(logits.device).view(len(logits), -1), logits.shape[1])
     if targets is None:
@@ -32,6 +33,15 @@ def resolve_targets(
     several = [targets] if isinstance(targets, str | int) else targets
     numbers = torch.tensor([_number(target, classifier) for target in several], device=logits.device)
     return _checked(numbers, logits.shape[1]).expand(len(logits), -1)
+
+
+def check_choice(classifier: PixelClassifier, num_classes: int) -> None:
+    """Raise UserError for a classifier that is always sure."""
+    if num_classes == 1 and not classifier.multi_label:
+        raise UserError(
+            "the classifier has a single class, of which it is always sure, so there is nothing to explain; where its "
+            "one number says yes or no, wrap it with PixelClassifier.wrap(model, ..., multi_label=True)"
+        )
 
 
 def _number(target: int | str, classifier: PixelClassifier) -> int:

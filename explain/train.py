@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "explain/train.p
 
 
 def train(config: TrainingConfig) -> None:
-    """Train the recipe that `config` belongs to, or only say how large the work is."""
+    """Train the recipe that `config` belongs to, or only say how large the work is, or which learning rate suits."""
     config.check()
     from workbench.training import Training
 
@@ -58,6 +58,9 @@ def train(config: TrainingConfig) -> None:
         print(run.describe(), end="")
         if isinstance(config, TTameConfig):
             _print_layers(recipe)
+        return
+    if isinstance(config, TTameConfig) and config.find_learning_rate:
+        _print_rates(run)
         return
     result = run.train()
     if run.main:
@@ -76,6 +79,13 @@ def _print_layers(recipe: Any) -> None:
 
     print("# layers that --layers can name:")
     print(dissect(recipe.classifier, recipe.pictures.size).table())
+
+
+def _print_rates(run: Any) -> None:
+    from workbench.rate_range import range_test
+
+    if run.main:
+        print(range_test(run.recipe, run.accelerator.device).table())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Ntrougkas, Gkalelis, Mezaris, IEEE Access 2024, arXiv 2403.04523; written from t
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from explain.anatomy import choose_layers, dissect
-from explain.attention import AttentionModule, build_module
+from explain.attention import AttentionModule, Features, build_module
 from explain.layers import Layer, Size, read
 from explain.maps import Maps
 from explain.passes import counted
-from explain.targets import Targets, resolve_targets
+from explain.targets import Targets, check_choice, resolve_targets
 from workbench import seeds
 from workbench.errors import UserError
 from workbench.files import partial_folder, publish_folder, user_errors_for_disk
@@ -65,9 +65,10 @@ class TTame:
         """An untrained one, reading the layers named, or with "auto" up to `num_layers` good ones.
 
         `image_size` (height, width) is needed where the classifier has no size of its own. Raises UserError where it
-        has no layer to read, or none of that name.
+        has no layer to read, or none of that name, or a single class.
         """
         anatomy = dissect(classifier, image_size)
+        check_choice(classifier, anatomy.num_classes)
         chosen = choose_layers(anatomy, layers, num_layers)
         channels = [layer.channels for layer in chosen]
         initial = seeds.generator(seed, INITIAL).initial_seed()
@@ -78,9 +79,10 @@ class TTame:
         """A map of each target of each image (b, c, h, w) in [0, 1], from one forward pass of it for all targets.
 
         `minmax` stretches each map to [0, 1], which paints something bright whatever there is; `sigmoid` is the mask of
-        training, whose mean is its area; `raw` is before the sigmoid. The maps' own `raw` is that too, on the grid of
-        the module. A class that the classifier finds unlikely is an extrapolation: training masks by its predictions
-        only. Raises UserError for an untrained module, a class that is not there, and maps that are not numbers.
+        training; `raw` is before the sigmoid. The maps' own `raw` is that too, on the grid of the module, and their
+        `figures` are the mask's mean and highest value, which no stretching hides. A class that the classifier finds
+        unlikely is an extrapolation: training masks by its predictions only. Raises UserError for an untrained module,
+        one made for other layers, a class that is not there, and maps that are not numbers.
         """
         if not self.module.trained_batches:
             raise UserError(
@@ -89,6 +91,7 @@ class TTame:
             )
         with counted(self.classifier) as cost:
             features, logits = read(self.classifier, self.layers, images.to(self.classifier.mean.device))
+            self._check_shapes(features, logits)
             classes = resolve_targets(targets, self.classifier, logits)
             raw = self.module([feature.float() for feature in features], classes).flatten(0, 1)
             values = enlarged(_normalised(raw, normalise), images.shape[-2:])
@@ -97,7 +100,18 @@ class TTame:
                 "the maps are not finite numbers: the classifier's features overflow on these images; give pixels in "
                 "[0, 1], and a classifier in float32"
             )
-        return cost.maps(values, classes, raw)
+        mask = raw.sigmoid().flatten(1)
+        figures = {"mask_area": mask.mean(1), "mask_peak": mask.amax(1)}
+        return replace(cost.maps(values, classes, raw), figures=figures)
+
+    def _check_shapes(self, features: Features, logits: Float[Tensor, "b k"]) -> None:
+        """Raise UserError where the classifier's shapes are not those that the module was made for."""
+        wanted, found = self.module.channels, [feature.shape[1] for feature in features]
+        if (found, logits.shape[1]) != (wanted, self.module.num_classes):
+            raise UserError(
+                f"this attention module reads {wanted} channels of a classifier of {self.module.num_classes} classes, "
+                f"and this one has {found} and {logits.shape[1]}; train an explainer of this classifier"
+            )
 
     # ---- on disk -----------------------------------------------------------------------------------------------------
 
@@ -134,10 +148,11 @@ class TTame:
         }
 
     @classmethod
-    def load(cls, folder: str | Path, classifier: PixelClassifier) -> "TTame":
+    def load(cls, folder: str | Path, classifier: PixelClassifier, force: bool = False) -> "TTame":
         """The trained module in `folder`, or of the finished run there, on the device of its classifier.
 
-        Raises UserError where there is none, for a module of another classifier, and for an untrained one.
+        Raises UserError where there is none, for an untrained one, and for a module of another classifier: `force`
+        takes that for one of the same layers, such as the same classifier in another precision.
         """
         folder = find_explainer(folder)
         try:
@@ -150,11 +165,14 @@ class TTame:
             raise UserError(f"{folder} is damaged ({reason}); train or copy the explainer again") from error
         if not module.trained_batches:
             raise UserError(f"the attention module in {folder} has not been trained; train it again")
-        if config["classifier_fingerprint"] != classifier.fingerprint():
+        if not force and config["classifier_fingerprint"] != classifier.fingerprint():
             raise UserError(
                 f"{folder} explains another classifier than this one (fingerprint {config['classifier_fingerprint']}, "
                 f"not {classifier.fingerprint()}); give that classifier, or train an explainer of this one"
             )
+        known = dict(classifier.network.named_modules())
+        if missing := [layer.name for layer in layers if layer.name not in known]:
+            raise UserError(f"{folder} reads the layer {missing[0]}, which this classifier does not have")
         return cls(classifier, layers, module, config["record"])
 
 

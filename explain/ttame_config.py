@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from workbench.config import Size, TrainingConfig, parse_size, require
+from workbench.errors import UserError
 
 PresetName = Literal["paper", "ptame-like"]
 PRESETS: dict[PresetName, dict[str, Any]] = {
@@ -74,6 +75,11 @@ class TTameConfig(TrainingConfig):
     """Mirror half of the training images."""
     max_images: int = 10_000
     """Hold at most so many images of the data in memory, chosen at random."""
+    cache_features: bool = False
+    """Keep what the classifier says of the whole images, in half precision: a step shows it the masked ones only. Takes
+    memory (a ResNet-50 at 224 px: 1.4 MB an image), and needs --no-random-flip --crop-margin 1."""
+    find_learning_rate: bool = False
+    """Do not train, but show the loss over a hundred steps as the rate rises, and suggest one."""
 
     train_batch_size: int = 32
     """Images per process and per forward pass."""
@@ -118,6 +124,10 @@ class TTameConfig(TrainingConfig):
         require(self, weights, lambda value: value >= 0, "0 or more")
         require(self, "area_exponent", lambda value: 0 < value <= 1, "more than 0 and at most 1")
         require(self, "crop_margin", lambda value: value >= 1, "1 or more")
+        if self.cache_features and (self.random_flip or self.crop_margin > 1):
+            raise UserError(
+                "--cache-features is for images that are shown alike each time; give --no-random-flip --crop-margin 1"
+            )
 
     def check_resolution(self) -> None:
         """Raise UserError for a resolution that is neither auto nor a size."""

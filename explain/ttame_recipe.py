@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from explain.attention import AttentionModule
 from explain.fills import FILLS
-from explain.layers import Size, read, show
+from explain.layers import Reading, Size, read, show
 from explain.ttame import RESULT, TTame, enlarged
 from explain.ttame_card import write_card
 from explain.ttame_config import TTameConfig
 from explain.ttame_data import given_pictures, read_pictures
 from explain.ttame_loss import area_loss, confidence_loss, own_prediction, variation_factor, variation_loss
+from explain.ttame_memory import Memory, megabytes, remember
 from workbench.classifiers import load_classifier
 from workbench.devices import autocast
 from workbench.errors import UserError
@@ -69,14 +70,19 @@ class TTameRecipe(Recipe):
             else given_pictures(config, images, _required(size))
         )
         self.model, self.num_examples = self.ttame.module, len(self.pictures.images)
+        self.memory: Memory | None = None
         layers = ", ".join(map(str, self.ttame.layers))
-        self.notes = (*self.pictures.notes, f"the layers read are {layers}", *self._black_note())
+        told = (f"the layers read are {layers}", *self._memory_note(), *self._black_note())
+        self.notes = (*self.pictures.notes, *told)
 
     def to(self, device: torch.device) -> None:
         """Keep the classifier and the images beside the module."""
         self.device = device
         self.classifier.to(device)
         self.pictures.to(device)
+        if self.config.cache_features:
+            with self._autocast():
+                self.memory = remember(self.classifier, self.ttame.layers, self.pictures.images, BATCH)
 
     def draw(self, batch_size: int, generator: torch.Generator, step: int) -> Draws:
         """Crops and flips, and which of several classes is looked at."""
@@ -86,8 +92,7 @@ class TTameRecipe(Recipe):
     def loss(self, model: nn.Module, indices: Int64[Tensor, " b"], draws: Draws) -> dict[str, Tensor]:
         """One step of the paper's training: see, mask by the map of what was seen, see again."""
         images, classifier = self.pictures.shown(indices, draws), self.classifier
-        with torch.no_grad(), self._autocast():
-            features, logits = read(classifier, self.ttame.layers, images)
+        features, logits = self._seen(indices, images)
         classes = own_prediction(classifier, logits, draws["choice"])
         whole_batch = self.config.regularise == "batch"
         masks = model(features, classes if whole_batch else classes[:, None]).float().sigmoid()
@@ -100,6 +105,14 @@ class TTameRecipe(Recipe):
             "variation_loss": variation_loss(masks),
         }
         return {"loss": self._weighted(parts), **parts, "mask_area": own.mean()}
+
+    @torch.no_grad()
+    def _seen(self, indices: Int64[Tensor, " b"], images: Float[Tensor, "b c h w"]) -> Reading:
+        """What the classifier sees in whole images."""
+        if self.memory is not None:
+            return self.memory.of(indices, self.device)
+        with self._autocast():
+            return read(self.classifier, self.ttame.layers, images)
 
     def _masked(
         self, images: Float[Tensor, "b c height width"], masks: Float[Tensor, "b height width"]
@@ -117,6 +130,10 @@ class TTameRecipe(Recipe):
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.config.mixed_precision, self.device)
+
+    def _memory_note(self) -> tuple[str, ...]:
+        size = megabytes(self.ttame.layers, self.num_examples) if self.config.cache_features else 0
+        return (f"the classifier's features take {size:,.1f} MB of memory (--cache-features)",) if size else ()
 
     @torch.no_grad()
     def _black_note(self) -> tuple[str, ...]:

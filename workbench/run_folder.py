@@ -18,6 +18,7 @@ FREE = {
     "resume_from_checkpoint", "validation_steps", "logging_steps", "report_to", "max_nonfinite_steps",
     "train_batch_size", "gradient_accumulation_steps", "latent_cache", "gradient_checkpointing", "compile",
     "validation_images", "validation_inference_steps", "validation_guidance_scale", "probe_images",
+    "find_learning_rate",
 }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from explain.fills import FILLS, Pixels
 from explain.folding import folded
 from explain.maps import Maps
-from explain.probability import target_probabilities
+from explain.probability import at_once, target_probabilities
+from explain.workers import side_by_side
 from workbench import seeds
 from workbench.pixel_classifier import PixelClassifier
 
@@ -47,24 +48,36 @@ def erase(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Erasure:
-    """Both curves by 2 * (steps + 1) forward passes for each map, in batches across maps and steps.
+    """Both curves, by 2 * (steps - 1) forward passes for each map and 2 for each image, in batches of both curves.
 
     `fill` is one of FILLS. Pixels of equal value go in random order, so that a map that says nothing gains nothing.
     """
-    images = maps.repeated(images)
-    filled, ranks = FILLS[fill](images), removal_order(maps.values, seed)
-    number = torch.arange(len(maps) * (steps + 1), device=images.device)
-    deletion: list[Tensor] = []
-    insertion: list[Tensor] = []
+    filled, targets = FILLS[fill](images), maps.targets.view(len(images), -1)
     with folded(classifier, images[:1]):
-        for part in number.split(batch_size):
-            row, step = part // (steps + 1), part % (steps + 1)
-            gone = (ranks[row] * steps < step[:, None, None] * ranks[0].numel())[:, None]
-            for curve, inside, outside in ((deletion, filled, images), (insertion, images, filled)):
-                shown = torch.where(gone, inside[row], outside[row])
-                curve.append(target_probabilities(classifier, shown, maps.targets[row], batch_size))
-    curves = [torch.cat(curve).unflatten(0, (len(maps), steps + 1)) for curve in (deletion, insertion)]
-    return Erasure(*curves)
+        whole, nothing = (
+            target_probabilities(classifier, x, targets, batch_size).view(-1, 1) for x in (images, filled)
+        )
+        inside = _inside(classifier, images, filled, maps, steps, batch_size, seed)
+    return Erasure(torch.cat([whole, inside[0], nothing], 1), torch.cat([nothing, inside[1], whole], 1))
+
+
+def _inside(
+    classifier: PixelClassifier, images: Pixels, filled: Pixels, maps: Maps, steps: int, batch_size: int, seed: int
+) -> Float[Tensor, "2 maps points"]:
+    """The points of the curves of deletion and insertion between the first and the last."""
+    ranks, points = removal_order(maps.values, seed).int(), torch.arange(len(maps) * (steps - 1), device=images.device)
+
+    def found(part: Int64[Tensor, " m"]) -> Float[Tensor, "2 m"]:
+        row, step = part // (steps - 1), part % (steps - 1) + 1
+        count = -(-step * ranks[0].numel() // steps)  # of pixels, rounded up
+        gone = (ranks[row] < count[:, None, None])[:, None]
+        image, other = (x[row // (len(maps) // len(images))] for x in (images, filled))
+        shown = torch.cat([torch.where(gone, other, image), torch.where(gone, image, other)])
+        return target_probabilities(classifier, shown, maps.targets[row].repeat(2), batch_size).view(2, -1)
+
+    parts = points.split(max(1, at_once(images, batch_size) // 2)) if steps > 1 else ()
+    curves = [images.new_empty(2, 0), *side_by_side(found, parts, images.device)]
+    return torch.cat(curves, 1).unflatten(1, (len(maps), steps - 1))
 
 
 def removal_order(values: Float[Tensor, "n h w"], seed: int = 0) -> Int64[Tensor, "n h w"]:

@@ -93,6 +93,19 @@ def test_large_images_are_seen_no_larger_than_the_classifier_does() -> None:
     assert found.findings[0].probability == pytest.approx(said.item(), abs=1e-5)
 
 
+def test_a_classifier_in_half_precision_is_explained_and_measured() -> None:
+    classifier = small_cnn()
+    classifier.network.bfloat16()
+    found = explain_image(classifier, bright_quadrant(0), ["gradcam"]).findings[0]
+    assert found.saliency.dtype == torch.float32
+    assert 0 <= found.figures["deletion_blur"] <= 1
+
+
+def test_a_size_that_the_classifier_cannot_see_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"cannot see images of 24x32 pixels .*give images of its own size"):
+        explain_image(quadrants(16, 20), bright_quadrant(0), ["ig"])
+
+
 def test_multi_label_probabilities_are_each_by_themselves() -> None:
     classifier = PixelClassifier.wrap(small_cnn().network, mean=0.5, std=0.25, multi_label=True)
     found = explain_image(classifier, bright_quadrant(0), ["centre"], "top4", Settings(measured_fills=()))

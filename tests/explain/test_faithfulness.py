@@ -15,6 +15,7 @@ from explain.maps import Maps
 from explain.measures.confidence import confidence, strongest
 from explain.measures.erasing import area, erase, removal_order
 from explain.measures.road import NEIGHBOURS, imputed, road
+from explain.passes import counted
 from workbench.pixel_classifier import PixelClassifier
 
 HEIGHT, WIDTH = 24, 32
@@ -94,6 +95,20 @@ def test_erasing_equals_a_loop_over_steps(fill: str) -> None:
                 probability(classifier, inserted, target), abs=1e-5
             )
     torch.testing.assert_close(result.deletion_auc, torch.trapezoid(result.deletion, dx=1 / 6))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_erasing_shares_what_maps_of_an_image_share(steps: int) -> None:
+    """Two targets of each of three images are six maps of their own, with fewer passes."""
+    classifier, images = small_cnn(), pixels(3, 3, HEIGHT, WIDTH)
+    maps = maps_of(pixels(6, HEIGHT, WIDTH, seed=1), [1, 2, 0, 3, 2, 1])
+    with counted(classifier) as cost:
+        together = erase(classifier, images, maps, "mean", steps, batch_size=4)
+    assert cost.forward_passes == 2 * (steps - 1) * 6 + 2 * 3
+    apart = erase(classifier, images.repeat_interleave(2, 0), maps, "mean", steps)
+    torch.testing.assert_close(together.deletion, apart.deletion, atol=1e-6, rtol=0)
+    torch.testing.assert_close(together.insertion, apart.insertion, atol=1e-6, rtol=0)
+    assert together.deletion.shape == (6, steps + 1)
 
 
 def test_the_right_order_deletes_fast_and_inserts_fast() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from explain.folding import TOLERANCE, folded
 from explain.shapley import attribute
+from workbench.networks import build_classifier
 from workbench.pixel_classifier import PixelClassifier
 
 SIZE = (16, 24)
@@ -83,7 +84,10 @@ def test_norms_are_folded_where_that_changes_nothing(way: Callable[[Net, Tensor]
     assert torch.equal(classifier(images), before)
 
 
-@pytest.mark.parametrize("make", [torchvision.models.resnet18, partial(timm.create_model, "mobilenetv3_small_050")])
+TIMMS = [partial(timm.create_model, name) for name in ("mobilenetv3_small_050", "efficientnet_lite0")]
+
+
+@pytest.mark.parametrize("make", [torchvision.models.resnet18, *TIMMS])
 @torch.no_grad()
 def test_networks_of_libraries_are_folded_whole(make: Callable[..., nn.Module]) -> None:
     classifier, images = classifier_of(make(num_classes=5)), torch.rand(2, 3, 64, 48)
@@ -106,6 +110,19 @@ def test_the_classifier_is_what_it_was_even_after_an_error() -> None:
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in classifier.modules())
 
 
+@torch.no_grad()
+def test_a_classifier_is_folded_once() -> None:
+    classifier, images = classifier_of(Net(plain)), torch.rand(2, 3, *SIZE)
+    before = classifier(images)
+    with folded(classifier, images[:1]):
+        once = classifier(images)
+        with folded(classifier, images[:1]):
+            assert torch.equal(classifier(images), once)
+        assert torch.equal(classifier(images), once)
+        assert norms_called(classifier, images) == 0
+    assert torch.equal(classifier(images), before)
+
+
 def test_half_precision_hooked_and_training_modules_are_left_alone() -> None:
     image = torch.rand(1, 3, *SIZE)
     half = classifier_of(Net(plain)).bfloat16()
@@ -117,8 +134,53 @@ def test_half_precision_hooked_and_training_modules_are_left_alone() -> None:
             assert norms_called(classifier, image) == 2
     training = classifier_of(Net(plain))
     training.network.train()
+    before = {name: value.clone() for name, value in training.state_dict().items()}
     with torch.no_grad(), folded(training, image):
+        assert all(torch.equal(before[name], value) for name, value in training.state_dict().items())
         assert norms_called(training, image) == 2
+
+
+@torch.no_grad()
+def test_instance_norms_of_few_and_of_many_places() -> None:
+    network = build_classifier("convnet", 4, image_size=(40, 60), width=6)
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    classifier, images = PixelClassifier.wrap(network, mean=(0.5,) * 3, std=(0.5,) * 3), torch.rand(3, 3, 40, 60)
+    before = classifier(images)
+    with folded(classifier, images[:1]):
+        assert replaced(classifier) == {f"blocks.{block}.{part}" for block in range(3) for part in range(2)}
+        for form in (torch.contiguous_format, torch.channels_last):
+            torch.testing.assert_close(classifier(images.contiguous(memory_format=form)), before, atol=1e-5, rtol=1e-5)
+    assert not replaced(classifier)
+    assert torch.equal(classifier(images), before)
+
+
+@torch.no_grad()
+def test_convolutions_that_are_more_than_a_convolution_are_left_alone() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    layers = [
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        Doubled(4, 4, 3),
+        nn.GroupNorm(2, 4),
+    ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier, images = PixelClassifier.wrap(network, mean=0.5, std=0.5), torch.rand(2, 3, *SIZE)
+    before = classifier(images)
+    with folded(classifier, images[:1]):
+        assert replaced(classifier) == {"0"}
+        torch.testing.assert_close(classifier(images), before, atol=1e-5, rtol=1e-5)
+
+
+def replaced(classifier: PixelClassifier) -> set[str]:
+    """Layers that are computed in another way."""
+    return {name for name, module in classifier.network.named_modules() if "forward" in vars(module)}
 
 
 def test_shapley_values_stay_what_they_are() -> None:

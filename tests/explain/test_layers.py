@@ -1,6 +1,7 @@
 """Which layers of a classifier are found and chosen, and that what is read of them lies as the image does."""
 
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from toy_classifiers import pixels, tiny_vit
 
 from explain.anatomy import choose_layers, dissect
 from explain.layers import Layer, listening, read
+from explain.saliency import explain
 from workbench.errors import UserError
 from workbench.networks import build_classifier
 from workbench.pixel_classifier import PixelClassifier
@@ -70,6 +72,21 @@ def test_a_resnet_gives_the_papers_layers() -> None:
     assert [str(x) for x in layers] == ["layer2 (128x16x20)", "layer3 (256x8x10)", "layer4 (512x4x5)"]
 
 
+def test_a_vgg_gives_the_papers_max_pools() -> None:
+    from torchvision.models.vgg import cfgs, make_layers
+
+    def stack(shape: str, final_pool: bool = True) -> nn.Module:
+        features = make_layers([width if width == "M" else int(width) // 32 for width in cfgs[shape]])
+        kept = features if final_pool else features[:-1]
+        parts = OrderedDict(features=kept, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(16, 3))
+        return nn.Sequential(parts)
+
+    layers = chosen(wrap(stack("D"), (128, 160)))
+    assert [str(x) for x in layers] == ["features.16 (8x16x20)", "features.23 (16x8x10)", "features.30 (16x4x5)"]
+    layers = chosen(wrap(stack("D", final_pool=False), (128, 160)))  # else the last convolutions would not be read
+    assert [str(x) for x in layers] == ["features.15 (8x32x40)", "features.22 (16x16x20)", "features (16x8x10)"]
+
+
 def test_an_inner_part_of_the_next_stage_is_not_taken() -> None:
     """timm's expand the channels on the old grid before they stride."""
     import timm
@@ -118,6 +135,22 @@ def test_a_swin_transformer_has_its_channels_last() -> None:
     assert [(x.layout, x.channels, x.grid) for x in layers] == [
         ("channels-last", 8, (16, 24)), ("channels-last", 16, (8, 12)), ("channels-last", 32, (4, 6))
     ]  # fmt: skip
+
+
+def test_a_swin_transformer_of_transformers_ends_in_its_last_norm() -> None:
+    """The whole model names its parts, and its pooled channels are as many as an image of 8x8 patches has."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    config = SwinConfig(
+        image_size=64, patch_size=2, embed_dim=16, depths=[1, 1, 1], num_heads=[1, 2, 2], window_size=4, num_labels=4
+    )
+    classifier = wrap(SwinForImageClassification(config), (64, 64))
+    layers = chosen(classifier)
+    assert [layer.grid for layer in layers] == [(32, 32), (16, 16), (8, 8)]
+    assert (layers[-1].name, layers[-1].channels) == ("swin.layernorm", 64)
+    maps = explain("gradcam", classifier, pixels(1, 3, 64, 64))
+    assert maps.raw is not None
+    assert maps.raw.abs().max() > 0
 
 
 def test_names_win_and_are_put_in_order() -> None:
@@ -262,7 +295,7 @@ def test_hooks_go_after_an_error() -> None:
 
 
 def test_a_network_without_maps_is_a_sentence() -> None:
-    with pytest.raises(UserError, match="no layer of this Sequential puts out a map over the image"):
+    with pytest.raises(UserError, match="no layer of this Sequential puts out a map over an image of 24x32 pixels"):
         dissect(wrap(nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 4))))
 
 

@@ -1,16 +1,18 @@
-"""Alike maps, seed stability, weight randomisation."""
+"""Alike maps, seed stability, weight randomisation, another class's map."""
 
 import copy
 
 import pytest
 import torch
 from scipy.stats import spearmanr
-from toy_classifiers import pixels, small_cnn
+from toy_classifiers import pixels, quadrants, small_cnn
 
 from explain.maps import Maps
 from explain.measures.randomisation import randomisation, randomised
 from explain.measures.similarity import rank_correlation, seed_stability
+from explain.measures.target_shift import target_shift
 from explain.saliency import explain
+from workbench.errors import UserError
 from workbench.pixel_classifier import PixelClassifier
 
 SIZE = (9, 14)
@@ -61,3 +63,24 @@ def test_a_map_of_the_image_alone_fails_the_sanity_check() -> None:
 
     assert all(value.allclose(torch.ones(3, dtype=value.dtype)) for value in by("edges").values())
     assert by("hirescam")["0"].mean() < 0.7
+
+
+def test_a_map_of_the_image_alone_is_the_same_for_every_class() -> None:
+    classifier, images, targets = quadrants(24, 32), pixels(3, 3, 24, 32), torch.tensor([[0, 1], [2, 3], [3, 0]])
+    asked: list[torch.Tensor] = []
+
+    def by(method: str) -> torch.Tensor:
+        def explainer(wanted: torch.Tensor) -> Maps:
+            asked.append(wanted)
+            return explain(method, classifier, images, wanted)
+
+        return target_shift(explainer, targets, num_classes=4)
+
+    assert by("edges").allclose(torch.ones(6, dtype=torch.float64))
+    assert by("ig").max() < 0.2  # what speaks for a class is in a quadrant of its own
+    own, other = asked[:2]
+    assert torch.equal(own, targets)
+    assert (other != targets).all()
+    assert other.unique().tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match="has one class"):
+        target_shift(lambda wanted: explain("edges", classifier, images, wanted), targets * 0, num_classes=1)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from colour_blocks import HEIGHT, NAMES, WIDTH, blocks, colour_classifier
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from explain.layers import read
 from explain.passes import counted
+from explain.saliency import explain
 from explain.ttame import TTame
 from explain.ttame_recipe import fit
 from workbench.errors import UserError
@@ -103,6 +104,17 @@ def test_kinds_of_normalisation(ttame: TTame) -> None:
         torch.testing.assert_close(maps.values, expected)
 
 
+def test_the_masks_own_figures_are_not_stretched(ttame: TTame) -> None:
+    images = scaled(blocks(4)[0])
+    maps = ttame.explain(images, "top2")
+    assert maps.raw is not None
+    for n, mask in enumerate(maps.raw.sigmoid()):
+        assert float(maps.figures["mask_area"][n]) == pytest.approx(float(mask.mean()), abs=1e-6)
+        assert float(maps.figures["mask_peak"][n]) == pytest.approx(float(mask.max()), abs=1e-6)
+    seen, other = maps.figures["mask_peak"].view(4, 2).unbind(1)
+    assert (seen > other + 0.2).all()  # stretched, both would be 1
+
+
 def test_a_flat_map_is_zero_and_not_divided_by_zero(ttame: TTame) -> None:
     maps = ttame.explain(torch.full((1, 3, HEIGHT, WIDTH), 0.5))
     assert maps.values.isfinite().all()
@@ -133,6 +145,29 @@ def test_the_card_says_whose_it_is(run: Path) -> None:
 def test_another_classifiers_module_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match=r"explains another classifier than this one \(fingerprint [0-9a-f]{16}, not"):
         TTame.load(run, colour_classifier(scale=30.0))
+
+
+def test_a_module_of_the_same_layers_is_taken_by_force(ttame: TTame, run: Path) -> None:
+    other, images = colour_classifier(scale=30.0), scaled(blocks(3)[0])
+    forced = TTame.load(run, other, force=True)
+    assert forced.classifier is other
+    torch.testing.assert_close(forced.explain(images, 1).values, ttame.explain(images, 1).values)
+
+
+def test_a_module_of_other_layers_is_refused_even_by_force(run: Path) -> None:
+    without, wide, many = (colour_classifier() for _ in range(3))
+    del without.network.second
+    with pytest.raises(UserError, match="reads the layer second, which this classifier does not have"):
+        TTame.load(run, without, force=True)
+    wide.network.second = nn.Conv2d(3, 6, 2, stride=2)
+    wide.network.head = nn.Linear(6, 3)
+    many.network.head = nn.Linear(3, 5)
+    for classifier, has in ((wide, r"has \[3, 6\] and 3"), (many, r"has \[3, 3\] and 5")):
+        classifier.label_names = ()
+        with pytest.raises(
+            UserError, match=rf"reads \[3, 3\] channels of a classifier of 3 classes, and this one {has}"
+        ):
+            TTame.load(run, classifier, force=True).explain(scaled(blocks(1)[0]))
 
 
 def test_an_untrained_module_shows_and_saves_nothing(run: Path, tmp_path: Path) -> None:
@@ -187,6 +222,18 @@ def test_a_folder_without_an_explainer_is_a_sentence(tmp_path: Path) -> None:
 def test_a_class_that_is_not_there(ttame: TTame, targets: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ttame.explain(scaled(blocks(1)[0]), targets)
+
+
+def test_a_single_class_is_no_choice_unless_it_is_yes_or_no() -> None:
+    sure, yes_or_no = colour_classifier(), colour_classifier(multi_label=True)
+    for classifier in (sure, yes_or_no):
+        classifier.network.head, classifier.label_names = nn.Linear(3, 1), ()
+    with pytest.raises(UserError, match=r"a single class, of which it is always sure.*multi_label=True"):
+        TTame.build(sure)
+    with pytest.raises(UserError, match="a single class, of which it is always sure"):
+        explain("gradcam", sure, scaled(blocks(1)[0]))
+    assert TTame.build(yes_or_no).module.num_classes == 1
+    assert explain("gradcam", yes_or_no, scaled(blocks(2)[0])).targets.tolist() == [0, 0]
 
 
 def test_images_that_are_none(ttame: TTame) -> None:

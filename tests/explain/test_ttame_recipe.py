@@ -1,5 +1,6 @@
 """What a training step of T-TAME computes, and runs of it from the command line: stop, resume, refusals."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from explain.passes import counted
 from explain.train import main
 from explain.ttame import TTame
 from explain.ttame_config import PRESETS, TTameConfig
 from explain.ttame_data import cropped, larger
+from explain.ttame_memory import megabytes
 from explain.ttame_recipe import TTameRecipe, fit
 from workbench import seeds
 from workbench.classifiers import save_classifier
@@ -81,6 +84,35 @@ def test_a_step_is_the_papers(tmp_path: Path, regularise: str, fill: str) -> Non
     expected = 1.5 * F.cross_entropy(masked, seen) + 2 * area + weight * variation
     torch.testing.assert_close(figures["loss"], expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(figures["mask_area"], own.mean())
+
+
+def test_features_that_are_kept_are_those_that_are_seen(tmp_path: Path) -> None:
+    changes = {"random_flip": False, "crop_margin": 1.0}
+    seeing, keeping = recipe(tmp_path, **changes), recipe(tmp_path, cache_features=True, **changes)
+    indices, draws = torch.tensor([3, 20, 7, 3]), seeing.draw(4, seeds.generator(0, 1), 1)
+    with counted(seeing.classifier) as seen:
+        expected = seeing.loss(seeing.model.train(), indices, draws)
+    with counted(keeping.classifier) as kept:
+        figures = keeping.loss(keeping.model.train(), indices, draws)
+    for name, value in expected.items():
+        torch.testing.assert_close(figures[name], value, rtol=1e-3, atol=1e-3)
+    assert (seen.forward_passes, kept.forward_passes) == (8, 4)
+    assert keeping.memory is not None
+    assert {kept.dtype for kept in keeping.memory.features} == {torch.float16}
+    size = len(keeping.pictures.images) * 3 * (12 * 16 + 6 * 8) * 2 / 1e6
+    assert megabytes(keeping.ttame.layers, len(keeping.pictures.images)) == pytest.approx(size)
+    assert any("take 0.1 MB of memory" in note for note in keeping.notes)
+
+
+def test_features_are_not_kept_of_images_that_change_or_where_they_overflow(tmp_path: Path) -> None:
+    for changes in ({"random_flip": False}, {"crop_margin": 1.0}):
+        with pytest.raises(UserError, match="give --no-random-flip --crop-margin 1"):
+            config(tmp_path, cache_features=True, **changes).check()
+    classifier = colour_classifier()
+    classifier.network.first.weight.data *= 1e6
+    settings = config(tmp_path, cache_features=True, random_flip=False, crop_margin=1.0)
+    with pytest.raises(UserError, match="do not fit in half precision; leave --cache-features out"):
+        TTameRecipe(settings, classifier, blocks(40)[0]).to(torch.device("cpu"))
 
 
 def test_the_gradient_reaches_the_module_through_the_frozen_classifier(tmp_path: Path) -> None:
@@ -291,6 +323,14 @@ def test_a_dry_run_lists_the_layers(folder: Path, tmp_path: Path, capsys: pytest
     settings, _, layers = told.partition("# layers that --layers can name:\n")
     assert yaml.safe_load(settings)["parameters"] == 3 * (8 * 8 + 8 + 16) + 24 * 3 + 3
     assert "  blocks.1 (8x4x6), channels-first" in layers
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learning_rate_is_looked_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*words(folder, tmp_path / "run", mixed_precision="bf16"), "--find-learning-rate"])
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split() == ["rate", "loss"]
+    assert re.fullmatch(r"suggested: --learning-rate [\de.-]+", told[-1])
     assert not (tmp_path / "run").exists()
 
 
