@@ -1,6 +1,6 @@
 """Several people at once: does the browser app serve all of them, in turn, in the same memory?
 
-python bench/ui_load.py --clients 8 --seconds 120 --output docs/results/ui_load.md
+python bench/ui_load.py --clients 8 --seconds 600 --output docs/results/ui_load.md
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import psutil
 import tyro
@@ -30,7 +31,7 @@ class LoadConfig:
     """How many, for how long."""
 
     clients: int = 8
-    seconds: float = 120.0
+    seconds: float = 600.0
     port: int = 7871
     output: str | None = None
 
@@ -50,15 +51,24 @@ def main(config: LoadConfig) -> None:
         idle = memory(server)
         visits = [Visit() for _ in range(config.clients)]
         warm(address)
-        begun, until = memory(server), time.monotonic() + config.seconds
+        begun, start = memory(server), time.monotonic()
+        until = start + config.seconds
         threads = [threading.Thread(target=visit, args=(address, one, until)) for one in visits]
         for thread in threads:
             thread.start()
-        halves = []
+        seen: list[Seen] = []
         while any(thread.is_alive() for thread in threads):
-            halves.append(memory(server))
+            seen.append(Seen(time.monotonic() - start, memory(server), sum(len(one.waits) for one in visits)))
             time.sleep(1.0)
-    write_result("The browser app under load", __doc__, report(config, visits, idle, begun, halves), config.output)
+    write_result("The browser app under load", __doc__, report(config, visits, idle, begun, seen), config.output)
+
+
+class Seen(NamedTuple):
+    """The server at a moment: seconds since the start, megabytes, and images asked for so far."""
+
+    seconds: float
+    memory: float
+    turns: int
 
 
 @contextmanager
@@ -108,24 +118,34 @@ def visit(address: str, found: Visit, until: float) -> None:
                 found.waits.append(time.perf_counter() - began)
 
 
-def report(config: LoadConfig, visits: list[Visit], idle: float, begun: float, during: list[float]) -> str:
-    """Each client's turns and waits, and the memory."""
+def report(config: LoadConfig, visits: list[Visit], idle: float, begun: float, seen: list[Seen]) -> str:
+    """Each client's turns and waits, and the memory in each minute."""
     rows = [
         [str(number), str(len(one.waits)), f"{statistics.median(one.waits):.1f}" if one.waits else "none",
          f"{max(one.waits, default=0):.1f}", str(len(one.failures))]
         for number, one in enumerate(visits)
     ]  # fmt: skip
     turns = [len(one.waits) for one in visits]
-    middle = len(during) // 2
+    minutes = groupby(seen, lambda one: int(one.seconds // 60) + 1)
+    by_minute = [[str(minute), f"{max(one.memory for one in during):.0f}"] for minute, during in minutes]
+    late = [one for one in seen if one.seconds >= config.seconds / 2]
     lines = [
         table(["client", "generated", "median wait (s)", "longest wait (s)", "failures"], rows),
-        f"Turns: {min(turns)} to {max(turns)} of each client in {config.seconds:g} s.",
-        f"Memory (MB): {idle:.0f} before the first click, {begun:.0f} with the model open, at most "
-        f"{max(during[:middle], default=begun):.0f} in the first half and {max(during[middle:], default=begun):.0f} "
-        "in the second.",
+        f"A turn is a click for 4 generated images, and one for a page of a data set: {min(turns)} to {max(turns)} of "
+        f"each client in {config.seconds:g} s.",
+        f"Memory: {idle:.0f} MB before the first click, {begun:.0f} with the model open. In the second half of "
+        f"the time it grows by {growth(late):.3f} MB with each turn (least squares).",
+        table(["minute", "most memory (MB)"], by_minute),
         *(f"- {failure}" for one in visits for failure in one.failures[:2]),
     ]
     return "\n\n".join(lines)
+
+
+def growth(seen: list[Seen]) -> float:
+    """Megabytes for each turn, by least squares; not a number where there were too few."""
+    if len({one.turns for one in seen}) < 2:
+        return float("nan")
+    return statistics.linear_regression([one.turns for one in seen], [one.memory for one in seen]).slope
 
 
 if __name__ == "__main__":

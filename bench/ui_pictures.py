@@ -2,16 +2,13 @@
 
 python bench/ui_pictures.py --output docs/images            (needs a Chromium and the package playwright)
 
-All models are the zoo's; a classifier of planted scenes and its debiasing are made first, which takes minutes. With
---folder they are kept there, and used again.
+All models and results are the zoo's.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,20 +29,14 @@ PATIENCE = 600_000  # milliseconds
 SIZES = {"": (1280, 900), "-phone": (390, 844)}
 PHOTOGRAPH = "chelsea.png"
 COLOURS = 256  # keeps the files small
-MAKE = (
-    "classify train --data data/scenes --output classifier --width 32 --max-train-steps 150",
-    "debias data/scenes --classifier classifier --output debiased --group-column background "
-    "--max-images-per-class 60 --width 32 --max-train-steps 150",
-)
+DATA = "scenes"
 
 
 @dataclass
 class PicturesConfig:
-    """Where to, and of which folder's models."""
+    """Where to, and which."""
 
     output: Path = Path("docs/images")
-    folder: Path | None = None
-    """The served folder; one that is thrown away unless given."""
     tabs: list[str] = field(default_factory=lambda: list(TABS))
 
 
@@ -58,27 +49,9 @@ def main() -> None:
 def take(config: PicturesConfig) -> None:
     """A picture of each tab after its main job; of two also in the dark and on a phone. UserError without Chromium."""
     config.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as thrown_away:
-        folder = config.folder or Path(thrown_away)
-        furnish(folder)
-        _take_tabs(config, folder)
-
-
-def furnish(folder: Path) -> None:
-    """Make planted scenes, a classifier that relies on their backgrounds, and its debiasing, unless they are there."""
-    from workbench.planted import planted
-    from workbench.records import DatasetWriter
-
-    if (folder / "debiased" / "report.html").exists():
-        return
-    splits = {"train": planted(range(1000), size=32, plant="background"),
-              "test": planted(range(300), size=32, split="test")}  # fmt: skip
-    writer = DatasetWriter(folder / "data" / "scenes", splits["train"].label_names, {"scenes": "planted"})
-    for split, scenes in splits.items():
-        writer.write_shard(0, scenes.images, scenes.rows(), split)
-    writer.finish(seed=0)
-    for words in MAKE:
-        subprocess.run([sys.executable, "-m", "ui.cli", *words.split()], cwd=folder, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ZOO / "debiased" / "scenes" / "augmented", Path(folder) / DATA)
+        _take_tabs(config, Path(folder))
 
 
 def _take_tabs(config: PicturesConfig, folder: Path) -> None:
@@ -144,7 +117,7 @@ def _generate(page: Any) -> None:
 
 def _browse(page: Any) -> None:
     box = page.get_by_label("Data set").locator("visible=true").first
-    box.fill("debiased/augmented")
+    box.fill(DATA)
     box.press("Enter")
     page.wait_for_timeout(1000)
     _press(page, "Show")
@@ -191,17 +164,9 @@ def _paint(page: Any, box: dict[str, float]) -> None:
     page.mouse.up()
 
 
-def _show_newest(page: Any) -> None:
-    """Where the folder has any."""
-    if page.get_by_text("and click Show.").locator("visible=true").count():
-        _press(page, "Show")
-        page.get_by_text("finished.").locator("visible=true").first.wait_for()
-
-
-def _show_run(page: Any) -> None:
-    if page.get_by_text("Runs of").locator("visible=true").count():
-        _press(page, "Show")
-        page.locator("#curves svg").first.wait_for()
+def _show(page: Any) -> None:
+    _press(page, "Show")
+    page.get_by_text("finished").locator("visible=true").first.wait_for()
 
 
 def _photograph() -> str:
@@ -211,8 +176,8 @@ def _photograph() -> str:
 
 
 ACTIONS = {
-    "Generate": _generate, "Data sets": _browse, "Explain": _explain, "Inpaint": _inpaint, "Debias": _show_newest,
-    "Distil": _show_newest, "Runs": _show_run,
+    "Generate": _generate, "Data sets": _browse, "Explain": _explain, "Inpaint": _inpaint, "Debias": _show,
+    "Distil": _show, "Runs": _show,
 }  # fmt: skip
 
 

@@ -7,12 +7,14 @@ No model is opened, and torch is not imported, before the first click.
 """
 
 import importlib
+import os
 from typing import Any
 
 import gradio as gr
 
 from ui import processes
 from ui.app_config import AppConfig
+from ui.page_memory import PAGES, keep_places
 from ui.picture_cache import keep_pictures_whole
 from ui.shelf import RESULTS, Shelf
 from ui.theme import CSS, NAMES, theme
@@ -60,13 +62,15 @@ def launch(app: gr.Blocks, config: AppConfig, wait: bool) -> str:
     results.mkdir(exist_ok=True)
     limit_decoders(config.max_image_pixels)
     keep_pictures_whole()
+    keep_places()
+    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")  # the browser would keep what was uploaded and made
     options: dict[str, Any] = {"footer_links": ["api", "settings"], "theme": theme(), "css": CSS, "head": NAMES}
     try:
         _, address, _ = app.launch(
             server_name=config.host, server_port=config.port or None, share=config.share, auth=config.accounts(),
             inbrowser=config.browser, mcp_server=config.mcp, allowed_paths=[str(results)], ssr_mode=False,
             max_file_size=config.max_upload_megabytes * 2**20, prevent_thread_lock=True, strict_cors=True,
-            enable_monitoring=False, quiet=True, show_error=False, **options,
+            enable_monitoring=False, quiet=True, show_error=False, state_session_capacity=PAGES, **options,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"the port {config.port} cannot be had ({error}); give another --port") from error

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ui.app_config import AppConfig
+from ui.gradio_start import quick_start
 from workbench.command import parse, polite
 
 
@@ -11,6 +12,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "workbench ui") 
     with polite():
         config: AppConfig = parse(AppConfig, arguments, program)
         config.check()
-        from ui.app import build_app, launch
+        with quick_start():
+            from ui.app import build_app, launch
 
-        launch(build_app(config), config, wait=True)
+            app = build_app(config)
+        launch(app, config, wait=True)

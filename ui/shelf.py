@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,8 +24,15 @@ DEPTH = 4  # folders below the served one
 RESULTS = "app"
 DISTILLING, DEBIASING = "distill.yaml", "debias.yaml"  # settings of commands, which tell their folders
 TENSORS, CAPTIONER = "distilled.safetensors", "captioner.json"
-SKIPPED = {"checkpoints", "node_modules", "__pycache__"}
+SKIPPED, UNFINISHED = {"checkpoints", "node_modules", "__pycache__"}, ".partial"
 GENERATORS, INPAINTERS = {"RPE2DPipeline", "EPGPipeline"}, {"DiverseInpaintPipeline"}
+WRITTEN = {  # where one of these is, a command here wrote all that lies below
+    "dataset.json", "config.yaml", "model_index.json", "features.json", "explanation.json", "variants.json",
+    "report.html", DISTILLING, DEBIASING, TENSORS,
+}  # fmt: skip
+METADATA = {"metadata.jsonl", "metadata.csv", "metadata.parquet"}  # of an image folder, with labels
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 DEMO_DATA = ("fashion-mnist:extract", "demo-photographs")
 DEMO_CLASSIFIER = "efficientnet-lite0"
 
@@ -64,9 +72,10 @@ class Shelf:
         return {self._name(path.parent): str(path.parent) for path in ours} | demo
 
     def data_sets(self) -> Choices:
-        """Data sets of ours, newest first, and those that come with the workbench."""
-        found = sorted(self._with("dataset.json"), key=lambda path: -path.stat().st_mtime)
-        return {self._name(path.parent): str(path.parent) for path in found} | {name: name for name in DEMO_DATA}
+        """Data sets of ours, newest first, then others, and those that come with the workbench."""
+        ours = sorted(self._with("dataset.json"), key=_age)
+        found = [*(path.parent for path in ours), *self._others()]
+        return {self._name(path): str(path) for path in found} | {name: name for name in DEMO_DATA}
 
     def explainers(self) -> Choices:
         """Trained modules of T-TAME, each of one classifier."""
@@ -80,20 +89,20 @@ class Shelf:
 
     def distilled_sets(self) -> Choices:
         """Distilled sets, the zoo's and those that are being made too; newest first."""
-        own = [path.parent for path in sorted(ZOO.glob(f"distilled/*/{TENSORS}"))]
         jobs = [path.parent for path in self._with(DISTILLING)]
         sets = [path.parent for path in self._with("metadata.json", TENSORS)]
         alone = [folder for folder in sets if not any(folder.is_relative_to(job) for job in jobs)]
-        return self._newest_first([*jobs, *alone]) | {f"zoo:distilled/{folder.name}": str(folder) for folder in own}
+        return self._newest_first([*jobs, *alone]) | _of_zoo(f"distilled/*/{TENSORS}")
 
     def debiasings(self) -> Choices:
-        """Folders of `workbench debias`, finished or not; newest first."""
-        return self._newest_first([path.parent for path in self._with(DEBIASING)])
+        """Folders of `workbench debias`, finished or not, newest first; then the zoo's."""
+        return self._newest_first([path.parent for path in self._with(DEBIASING)]) | _of_zoo("debiased/*/features.json")
 
     def runs(self) -> Choices:
-        """Training runs, newest first."""
-        found = sorted(self._with("metrics.jsonl"), key=lambda path: -path.stat().st_mtime)
-        return {self._name(path.parent): str(path.parent) for path in found if (path.parent / "config.yaml").exists()}
+        """Training runs, newest first; then the zoo's."""
+        found = sorted(self._with("metrics.jsonl"), key=_age)
+        runs = [path.parent for path in found if (path.parent / "config.yaml").exists()]
+        return {self._name(folder): str(folder) for folder in runs} | _of_zoo("runs/*/metrics.jsonl")
 
     def new_result(self, kind: str) -> Path:
         """A new folder's path for what is made."""
@@ -111,7 +120,7 @@ class Shelf:
         return PLACE.sub(r"\1", text.replace(f"{ZOO}/", "zoo:").replace(f"{self.root}/", ""))
 
     def _newest_first(self, folders: Sequence[Path]) -> Choices:
-        newest = sorted(folders, key=lambda folder: -folder.stat().st_mtime)
+        newest = sorted(folders, key=_age)
         return {self._name(folder): str(folder) for folder in newest}
 
     def _pipelines(self, kinds: set[str]) -> Choices:
@@ -121,12 +130,30 @@ class Shelf:
         return zoo | {self._name(_run(path.parent)): str(path.parent) for path in ours}
 
     def _with(self, *names: str) -> Iterator[Path]:
-        """The first of these files, of each folder that has them all; links are not followed."""
-        for folder, below, files in os.walk(self.root):
-            depth = len(Path(folder).relative_to(self.root).parts)
-            below[:] = sorted(name for name in below if depth < DEPTH and name[0] != "." and name not in SKIPPED)
-            if set(names) <= set(files):
-                yield Path(folder) / names[0]
+        """The first of these files, of each folder that has them all."""
+        return (folder / names[0] for folder, _, files in self._walk() if set(names) <= set(files))
+
+    def _others(self) -> list[Path]:
+        """Image folders, ROOT/CLASS/*.png, ROOT/train/CLASS/*.png or described, and parquet files; none of ours."""
+        holders: Counter[Path] = Counter()  # how many classes each has
+        tables: list[Path] = []
+        for folder, below, files in self._walk():
+            if WRITTEN & set(files):
+                below.clear()
+            elif METADATA & set(files):
+                holders[folder] += 2
+            else:
+                tables += [folder / name for name in files if name.endswith(".parquet")]
+                holders[folder.parent] += folder != self.root and any(name.lower().endswith(PICTURES) for name in files)
+        with_classes = [folder for folder, count in holders.items() if count > 1]
+        return sorted({one.parent if _is_split(one) and one != self.root else one for one in with_classes}) + tables
+
+    def _walk(self) -> Iterator[tuple[Path, list[str], list[str]]]:
+        """Finished folders to a depth, with the names of folders and files in each; links are not followed."""
+        for name, below, files in os.walk(self.root):
+            depth = len(Path(name).relative_to(self.root).parts)
+            below[:] = sorted(one for one in below if depth < DEPTH and one[0] != "." and not _is_skipped(one))
+            yield Path(name), below, files
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -202,6 +229,39 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def examples(names: Sequence[str]) -> list[list[str]]:
+    """Those of the zoo, as a tab's examples."""
+    return [[name] for name in names if name.startswith("zoo:")]
+
+
+def require_own(folder: Path, name: str) -> None:
+    """Raise UserError for what comes with the workbench: that is for looking at."""
+    if folder.is_relative_to(ZOO):
+        raise UserError(f"{name} comes with the workbench, and cannot be gone on with; begin one of your own")
+
+
+def _of_zoo(pattern: str) -> Choices:
+    """Folders of the zoo that hold such a file."""
+    folders = [path.parent for path in sorted(ZOO.glob(pattern))]
+    return {f"zoo:{folder.relative_to(ZOO).as_posix()}": str(folder) for folder in folders}
+
+
+def _is_skipped(name: str) -> bool:
+    return name in SKIPPED or name.endswith(UNFINISHED)
+
+
+def _age(path: Path) -> float:
+    """Less for what is newer; what has been removed in this moment is the oldest."""
+    try:
+        return -path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _is_split(folder: Path) -> bool:
+    return folder.name.lower() in SPLITS
 
 
 def _home(pipeline: str) -> Path:

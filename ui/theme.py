@@ -12,6 +12,7 @@ body.dark.dark { --color-accent: var(--primary-500); }
   position: static; max-width: 100%; width: 100%; border: none; border-radius: 0;
   text-align: center; white-space: normal; color: var(--body-text-color);
 }
+.thumbnail-lg.thumbnail-lg:hover .caption-label.caption-label { opacity: 1; }
 #distilled .image-container { padding-top: 2.2rem; }
 @media (max-width: 640px) {
   .grid-container.grid-container.grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }

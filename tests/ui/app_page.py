@@ -17,6 +17,8 @@ PATIENCE = 120_000  # milliseconds, of a busy machine
 NAMED = "button|checkbox|combobox|link|radio|searchbox|slider|spinbutton|tab|textbox"
 WITHOUT_NAME = re.compile(rf"^\s*- (?:{NAMED})\b(?! \").*$", re.MULTILINE)
 FAINT = (Path(__file__).parent / "faint.js").read_text()
+FADED = """() => Promise.allSettled(document.getAnimations()
+    .filter(one => one instanceof CSSTransition).map(one => one.finished)).then(() => null)"""
 WITHOUT_TEXT = """() => [...document.querySelectorAll("img")].filter(one => one.checkVisibility() && !one.alt.trim())
     .map(one => `img ${one.className} in ${one.closest("[id]")?.id}`)"""
 
@@ -77,7 +79,7 @@ def nameless(page: Any) -> list[str]:
 def faint(page: Any, dark: bool) -> list[str]:
     """Texts whose contrast is below 4.5 (large ones: 3), and lines of plots below 3, in the light or the dark."""
     page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-    page.wait_for_timeout(500)  # colours fade into each other
+    page.evaluate(FADED)  # colours fade into each other
     found: list[str] = page.evaluate(FAINT)
     page.evaluate("document.body.classList.remove('dark')")
     return found

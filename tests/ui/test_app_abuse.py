@@ -95,6 +95,11 @@ def test_no_button_puts_pictures_on_a_public_site(address: str) -> None:
     assert not [buttons for buttons in shown if "share" in buttons]
 
 
+def test_no_browser_keeps_what_was_uploaded_and_made(address: str) -> None:
+    assert httpx.get(f"{address}/config", timeout=60).json()["run_history"] is False
+    assert fetched(address, "/gradio_api/runs")[0] == 404
+
+
 def test_an_upload_keeps_no_path_of_its_name(address: str, place: Path) -> None:
     names = ("../../evil.txt", "/etc/evil.txt", "..\\evil.txt", "<img src=x>.txt")
     for name in names:

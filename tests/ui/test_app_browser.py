@@ -195,6 +195,20 @@ def test_distilled_sets_and_runs(page: Any) -> None:
     page.locator("#curves svg").first.wait_for()
 
 
+@pytest.mark.parametrize(
+    ("tab", "example", "seen"),
+    [
+        ("Debias", "zoo:debiased/scenes", "#pairs figure img"),
+        ("Runs", "zoo:runs/fashion-inpaint-structure", "#curves svg"),
+    ],
+)
+def test_an_example_is_shown_at_a_click(page: Any, tab: str, example: str, seen: str) -> None:
+    choose(page, tab)
+    page.locator(".gallery-item").locator("visible=true").filter(has_text=example).click()
+    page.get_by_text(f"{example}: finished").wait_for()
+    page.locator(seen).first.wait_for()
+
+
 def test_an_address_opens_its_tab(page: Any) -> None:
     for tab, title in (("inpaint", "Inpaint"), ("debias", "Debias"), ("nonsense", "Generate")):
         page.goto(f"{page.url.split('?')[0]}?tab={tab}")

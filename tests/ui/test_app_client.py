@@ -317,4 +317,5 @@ def test_every_action_has_a_name(client: Client) -> None:
     assert {"/show_debiased", "/pairs", "/debias", "/debias_without", "/stop_debiasing", "/pack_debiased"} <= names
     assert {"/show_distilled", "/distill", "/resume_distilling", "/stop_distilling"} <= names
     assert {"/show_run", "/stop_run", "/resume_run"} <= names
+    assert {"/list_data_sets", "/list_debiased", "/list_distilled", "/list_runs"} <= names
     assert not {name for name in names if "lambda" in name}

@@ -66,7 +66,7 @@ def until(true: Any) -> None:
 
 
 def test_a_run_is_read_whole(place: Path) -> None:
-    assert list(Shelf(place).debiasings()) == [NAME, "debias"]
+    assert list(Shelf(place).debiasings())[:2] == [NAME, "debias"]
     found = read_debiasing(place / NAME, NAME)
     assert "finished. Of" in found.text
     assert "2 are relied on" in found.text

@@ -26,7 +26,7 @@ from ui.distill_config import DistillConfig
 from ui.jobs import MODELS, Stopped, follow
 from ui.results import handed_out, told_record
 from ui.serve import main as serve
-from ui.shelf import ZOO, PipelineFacts, Shelf, about_inpainter, pick, pipeline_facts
+from ui.shelf import DEMO_DATA, ZOO, PipelineFacts, Shelf, about_inpainter, pick, pipeline_facts
 from ui.tabs import browse, distill, explain, generate, runs, side_by_side
 from ui.uploads import grown, hole_of, limit_decoders, painted, read_upload
 from workbench.command import parse
@@ -56,9 +56,37 @@ def test_it_lists_what_can_be_opened(shelf: Shelf) -> None:
     write_data_set(shelf.root / "data" / "noise")
     assert next(iter(shelf.data_sets())) == "data/noise"
     write_run(shelf.root / "runs" / "r")
-    assert list(shelf.runs()) == ["runs/r"]
+    assert next(iter(shelf.runs())) == "runs/r"
     write_distilled(shelf.root / "d")
     assert "d" in shelf.distilled_sets()
+
+
+def test_a_persons_own_images_are_offered(tmp_path: Path) -> None:
+    pictures = ("photos/cat/1.png", "photos/dog/1.PNG", "split/train/cat/1.png", "split/train/dog/1.png",
+                "described/1.png", "run/samples/1.png", "run/other/1.png", "alone/cat/1.png")  # fmt: skip
+    for name in pictures:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+    (tmp_path / "described" / "metadata.jsonl").write_text('{"file_name": "1.png", "label": "cat"}\n')
+    (tmp_path / "run" / "config.yaml").write_text("recipe: rpe2d\n")
+    (tmp_path / "x.parquet").write_bytes(b"")
+    assert list(Shelf(tmp_path).data_sets()) == ["described", "photos", "split", "x.parquet", *DEMO_DATA]
+    for served in ("photos", "split", "split/train"):
+        assert next(iter(Shelf(tmp_path / served).data_sets())) == "."
+    found = browse.look(str(tmp_path / "photos"), "train", "dog", 1, LIMIT)
+    assert [label for _, label in found.pictures] == ["dog"]
+    assert found.rows == [{"file_name": "dog/1.PNG", "label_name": "dog"}]
+    assert browse.about(str(tmp_path / "photos")) == {"name": str(tmp_path / "photos")}
+
+
+def test_what_is_written_or_removed_in_this_moment_is_no_mistake(tmp_path: Path) -> None:
+    write_data_set(tmp_path / "made")
+    write_data_set(tmp_path / "half.partial")
+    (tmp_path / "gone").mkdir()
+    for name in ("dataset.json", "metrics.jsonl", "config.yaml"):  # as if they had just been removed
+        (tmp_path / "gone" / name).symlink_to(tmp_path / "nowhere")
+    assert list(Shelf(tmp_path).data_sets()) == ["made", "gone", *DEMO_DATA]
+    assert [name for name in Shelf(tmp_path).runs() if not name.startswith("zoo:")] == []
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc", "a/pipeline", "", None, "zoo:../a"])
@@ -71,7 +99,7 @@ def test_links_out_of_the_folder_are_not_followed(shelf: Shelf, tmp_path_factory
     outside = tmp_path_factory.mktemp("outside")
     write_run(outside / "secret")
     (shelf.root / "link").symlink_to(outside, target_is_directory=True)
-    assert shelf.runs() == {}
+    assert [name for name in shelf.runs() if not name.startswith("zoo:")] == []
 
 
 def test_facts_of_a_generator_come_without_opening_it() -> None:

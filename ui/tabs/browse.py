@@ -3,6 +3,7 @@
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -68,19 +69,24 @@ def provenance(name: str, split: str) -> dict[str, dict[str, Any]]:
     from workbench.convert import detect_form
     from workbench.records import read_rows
 
-    if name in DEMO_DATA or detect_form(name) != "folder":
+    if not made_here(name) or detect_form(name) != "folder":
         return {}
     return {f"{split}/{row['file_name']}": row for row in read_rows(name, split)}
 
 
 def about(name: str) -> dict[str, Any]:
-    """What a data set of ours says of itself."""
+    """What a data set of ours says of itself; of another, its name."""
     from workbench.dataset_format import read_dataset_info
 
-    if name in DEMO_DATA:
+    if not made_here(name):
         return {"name": name}
     info = read_dataset_info(name)
     return {key: info[key] for key in ABOUT if key in info}
+
+
+def made_here(name: str) -> bool:
+    """Whether a data set is one of ours, with a record of how it was made."""
+    return (Path(name) / "dataset.json").is_file()
 
 
 def choices_of(name: str) -> tuple[list[str], list[str]]:
@@ -122,13 +128,21 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     _connect_looking(shelf, config, [name, split, label, page], show, [gallery, summary, whole, rows])
     _connect_work(shelf, name, form, check, export, [summary, download])
     gallery.select(_chosen, rows, row, api_visibility="private")
-    refresh.click(lambda: gr.update(choices=list(shelf.data_sets())), None, name, api_visibility="private")
+    refresh.click(_list(shelf), None, name, api_name="list_data_sets")
     name.change(_classes(shelf), name, [split, label, page], api_name="classes_of_data_set")
     gr.Examples([[one, "test"] for one in DEMO_DATA], [name, split], label="Examples")
 
 
 def _chosen(rows: list[dict[str, Any]], event: gr.SelectData) -> dict[str, Any]:
     return rows[event.index] if isinstance(event.index, int) and event.index < len(rows) else {}
+
+
+def _list(shelf: Shelf) -> Any:
+    def list_data_sets() -> Any:
+        """The data sets that can be chosen."""
+        return gr.update(choices=list(shelf.data_sets()))
+
+    return list_data_sets
 
 
 def _classes(shelf: Shelf) -> Any:
@@ -185,6 +199,6 @@ def _connect_work(shelf: Shelf, name: Any, form: Any, check: Any, export: Any, o
 
 def _ours(shelf: Shelf, name: str) -> str:
     folder = pick(shelf.data_sets, name, "data set")
-    if folder in DEMO_DATA:
-        raise UserError(f"{folder} is no data set made here; choose one that is")
+    if not made_here(folder):
+        raise UserError(f"{name} is no data set made here; choose one that is")
     return folder

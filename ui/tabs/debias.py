@@ -13,13 +13,16 @@ from ui.app_config import AppConfig
 from ui.debias import REPORT
 from ui.jobs import sentence
 from ui.results import handed_out, told_record
-from ui.shelf import DEBIASING, Shelf, pick, read_settings
+from ui.shelf import DEBIASING, Shelf, examples, pick, read_settings, require_own
 from ui.tabs.debias_result import FEATURES, feature_row, pairs_page, read_debiasing
 from workbench.config import from_mapping
 from workbench.errors import UserError
 
 AUTO = "auto"
-NONE = "No result yet: choose a data set of yours that has captions, and a classifier, and click Debias."
+BEGIN = (
+    "Choose a result and click Show. For one of your own, choose a data set that has captions, and a classifier, and "
+    "click Debias."
+)
 RANKING = "Features: share of edits that flip a right answer, its lower bound, and that of edits that leave it alone"
 VETO = "Parts of the object itself flip answers too: look at the pairs. Edits are kept; what follows is made again."
 
@@ -35,7 +38,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 show = gr.Button("Show", variant="primary", min_width=90)
                 again = gr.Button("Go on", min_width=90)
                 stop = gr.Button("Stop", min_width=90)
-            with gr.Accordion("Debias a data set", open=not names):
+            with gr.Accordion("Debias a data set", open=False):
                 data = gr.Dropdown(sources, value=sources[0], label="Data set", allow_custom_value=True)
                 judge = gr.Dropdown(
                     judges, value=judges[0] if judges else None, label="Classifier", allow_custom_value=True
@@ -51,7 +54,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
                 start = gr.Button("Debias")
             log = gr.Textbox(label="What it says", lines=8, max_lines=8, autoscroll=True)
         with gr.Column(scale=3, min_width=280):
-            summary = gr.Markdown("Choose a result and click Show." if names else NONE)
+            summary = gr.Markdown(BEGIN)
             ranking = gr.Dataframe(
                 headers=list(FEATURES), label=RANKING, interactive=False, wrap=True, elem_id="features", max_height=640,
                 elem_classes="plain-table", column_widths=["12%", "18%", "12%", "8%", "8%", "10%", "11%", "21%"],
@@ -70,11 +73,9 @@ def build(shelf: Shelf, config: AppConfig) -> None:
             report = gr.DownloadButton("Download the report", visible=False)
             pack = gr.Button("Pack the new data set")
             download = gr.DownloadButton("Download the new data set", visible=False)
-    if names:
-        gr.Examples([[one] for one in names[:3]], [name], label="Newest results")
-    seen = [summary, ranking, feature, pairs, veto, groups, facts, report, log]
-    gr.on([show.click, name.select], _show(shelf), name, seen, api_name="show_debiased")
-    refresh.click(lambda: gr.update(choices=list(shelf.debiasings())), None, name, api_visibility="private")
+    seen, shown = [summary, ranking, feature, pairs, veto, groups, facts, report, log], _show(shelf)
+    gr.on([show.click, name.select], shown, name, seen, api_name="show_debiased")
+    refresh.click(_list(shelf), None, name, api_name="list_debiased")
     feature.select(_pairs(shelf), [name, feature], pairs, api_name="pairs")
     stop.click(_stop(shelf), name, None, api_name="stop_debiasing")
     pack.click(_pack(shelf), name, download, api_name="pack_debiased")
@@ -87,7 +88,16 @@ def build(shelf: Shelf, config: AppConfig) -> None:
         concurrency_limit=2,
     )  # fmt: skip
     for event in (begun, gone_on):
-        event.then(_show(shelf), name, seen, api_visibility="private")
+        event.then(shown, name, seen, api_visibility="private")
+    gr.Examples(examples(names), name, seen, shown, cache_examples=False, run_on_click=True)
+
+
+def _list(shelf: Shelf) -> Any:
+    def list_debiased() -> Any:
+        """The results that can be shown."""
+        return gr.update(choices=list(shelf.debiasings()))
+
+    return list_debiased
 
 
 def _stop(shelf: Shelf) -> Any:
@@ -184,6 +194,7 @@ def _again(shelf: Shelf, config: AppConfig) -> Any:
 
         def begin() -> processes.Started:
             folder = Path(pick(shelf.debiasings, result, "result"))
+            require_own(folder, result)
             asked = from_mapping(DebiasConfig, read_settings(folder / DEBIASING) | {"output": str(folder)})
             found = read_debiasing(folder, result)
             if found.features:

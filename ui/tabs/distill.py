@@ -134,7 +134,7 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     gr.Examples([["fashion-mnist:extract", 1, "ftd", "quick"]], [data, count, method, effort], label="Examples")
     seen = [summary, picture, figures, charts, card, facts, download, log]
     gr.on([show.click, name.select], _show(shelf), name, seen, api_name="show_distilled")
-    refresh.click(lambda: gr.update(choices=list(shelf.distilled_sets())), None, name, api_visibility="private")
+    refresh.click(_list(shelf), None, name, api_name="list_distilled")
     stop.click(_stop(shelf), name, None, api_name="stop_distilling")
     shared: dict[str, Any] = {"concurrency_id": "process", "concurrency_limit": 2}
     live, fields = [name, log, charts, picture], [data, count, method, effort]
@@ -142,6 +142,14 @@ def build(shelf: Shelf, config: AppConfig) -> None:
     gone_on = again.click(_go_on(shelf, config), name, live, api_name="resume_distilling", **shared)
     for event in (begun, gone_on):
         event.then(_show(shelf), name, seen, api_visibility="private")
+
+
+def _list(shelf: Shelf) -> Any:
+    def list_distilled() -> Any:
+        """The distilled sets that can be shown."""
+        return gr.update(choices=list(shelf.distilled_sets()))
+
+    return list_distilled
 
 
 def _stop(shelf: Shelf) -> Any:

@@ -11,7 +11,7 @@ from ui.app_config import AppConfig
 from ui.jobs import sentence
 from ui.results import charts_of, opened, plain, read_rows
 from ui.run import RECIPES
-from ui.shelf import Shelf, pick, read_settings
+from ui.shelf import Shelf, examples, pick, read_settings, require_own
 from workbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def look(folder: Path, name: str) -> Look:
 
 
 def check_resumable(folder: Path, name: str) -> None:
-    """Raise UserError for a run that `workbench run` does not know: a stage of a larger command."""
+    """Raise UserError for a run that `workbench run` does not know: a stage of a larger command; or one of the zoo."""
+    require_own(folder, name)
     recipe = read_settings(folder / "config.yaml").get("recipe")
     if recipe not in RECIPES:
         raise UserError(f"{name} is a stage ({recipe}) of another command; go on with that command, or in its own tab")
@@ -69,25 +70,29 @@ def build(shelf: Shelf, config: AppConfig) -> None:
         show = gr.Button("Show", variant="primary")
         stop = gr.Button("Stop it")
         resume = gr.Button("Resume it")
-    summary = gr.Markdown("Runs of `workbench train` below the served folder." if names else NONE)
+    summary = gr.Markdown("Runs of `workbench train` below the served folder, and one that comes with the workbench.")
     charts = gr.HTML(label="Curves", elem_id="curves")
-    samples = gr.Gallery(label="Newest validation pictures", columns=3, object_fit="contain", height=300, format="png",
+    samples = gr.Gallery(label="Newest validation pictures", columns=3, object_fit="contain", height=470, format="png",
                          elem_classes="pixels")  # fmt: skip
     log = gr.Textbox(label="What it says", lines=6, max_lines=6, visible=True, autoscroll=True)
     timer = gr.Timer(SECONDS, active=False)
     outputs = [summary, charts, samples, log]
-    if names:
-        gr.Examples([[one] for one in names[:3]], [name], label="Newest runs")
     shown = _show(shelf)
     show.click(shown, name, outputs, api_name="show_run")
     timer.tick(shown, name, outputs, api_visibility="private", show_progress="hidden")
     live.change(lambda on: gr.Timer(active=on), live, timer, api_visibility="private")
-    refresh.click(lambda: gr.update(choices=list(shelf.runs())), None, name, api_visibility="private")
+    refresh.click(_list(shelf), None, name, api_name="list_runs")
     stop.click(_stop(shelf), name, summary, api_name="stop_run")
     resume.click(_resume(shelf), name, summary, api_name="resume_run")
+    gr.Examples(examples(names), name, outputs, shown, cache_examples=False, run_on_click=True)
 
 
-NONE = "There is no training run in the served folder yet: `workbench train` makes one."
+def _list(shelf: Shelf) -> Any:
+    def list_runs() -> Any:
+        """The runs that can be shown."""
+        return gr.update(choices=list(shelf.runs()))
+
+    return list_runs
 
 
 def _show(shelf: Shelf) -> Any:
