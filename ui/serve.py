@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ui.app_config import AppConfig
-from ui.gradio_start import quick_start
+from ui.gradio_start import no_server_yet, quick_start
 from workbench.command import parse, polite
 
 
@@ -15,5 +15,6 @@ def main(arguments: Sequence[str] | None = None, program: str = "workbench ui") 
         with quick_start():
             from ui.app import build_app, launch
 
-            app = build_app(config)
+            with no_server_yet():
+                app = build_app(config)
         launch(app, config, wait=True)

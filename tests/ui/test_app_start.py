@@ -24,7 +24,7 @@ PATIENCE = 120
 HERE = Shelf(Path())
 QUICKLY = """
 import gc, inspect, sys
-from ui.gradio_start import COMPONENTS, WRITER, quick_start
+from ui.gradio_start import COMPONENTS, WRITER, no_server_yet, quick_start
 finders = list(sys.meta_path)
 with quick_start():
     assert not gc.isenabled()
@@ -33,8 +33,12 @@ assert gc.isenabled() and gc.get_freeze_count() > 0 and sys.meta_path == finders
 component_meta = sys.modules[COMPONENTS]
 assert f"def {WRITER}(" in inspect.getsource(component_meta), "Gradio has no such function any more"
 assert getattr(component_meta, WRITER).__module__ == "ui.gradio_start"
-with gradio.Blocks():
+with no_server_yet(), gradio.Blocks() as page:
     gradio.Button().click(print)
+assert page.app is None, "Gradio makes its servers elsewhere now"
+page.launch(prevent_thread_lock=True, quiet=True)
+assert page.app is not None
+page.close()
 """
 
 
