@@ -20,7 +20,7 @@ from PIL import Image
 
 from workbench.progress import progress
 
-NAMES = {0: "plane", 1: "sea floor", 2: "ship"}  # as the set numbers its classes
+NAMES = {0: "plane", 1: "seafloor", 2: "ship"}  # as the set names its classes, and VALE the class of a picture
 SEA_FLOOR = 1
 SIDE = 256  # pixels along the longer side when an image is cut
 FRAME = 0.06  # of a side: background for sure
@@ -109,18 +109,18 @@ def surroundings(gray: Gray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def caption(gray: Gray, mask: Mask | None, name: str) -> str:
-    """ "a large long ship on a dark rough sea floor" """
+    """ "a large long ship on dark rough ground", "a dark rough seafloor" """
     there = mask is not None and mask.any()
     ground = gray[~mask] if there else gray.ravel()  # type: ignore[operator]
     brightness = "dark" if ground.mean() < DARK else "bright" if ground.mean() > BRIGHT else "gray"
     contrast = surroundings(gray)[1]
     texture = "rough" if np.mean(contrast[~mask] if there else contrast) > ROUGH else "smooth"  # type: ignore[operator]
-    floor = f"a {brightness} {texture} sea floor"
+    if mask is None:
+        return f"a {brightness} {texture} {name}"
     if not there:
-        return floor if mask is None else f"a {name} on {floor}"
-    assert mask is not None
+        return f"a {name} on {brightness} {texture} ground"
     size = "large" if mask.mean() > LARGE else "small"
-    return f"a {size} {'long' if elongation(mask) > LONG else 'compact'} {name} on {floor}"
+    return f"a {size} {'long' if elongation(mask) > LONG else 'compact'} {name} on {brightness} {texture} ground"
 
 
 def elongation(mask: Mask) -> float:

@@ -8,6 +8,7 @@ Trained on the train split, measured on the test split. Figures are kept beside 
 """
 
 import argparse
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,17 +16,26 @@ from statistics import fmean, stdev
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as our commands do
+import cv2
+import numpy as np
 import torch
+from jaxtyping import Bool, UInt8
 from kept import Kept
 from measured import table, write_result
+from PIL import Image
+from torch import Tensor
 
 from explain.caption_config import CaptionConfig
 from explain.caption_data import Captioned
 from explain.caption_recipe import CaptionRecipe, caption_figures
 from explain.captioner import Captioner
+from explain.prompts import Prompts
+from explain.segment import Segmenter, open_segmenter
 from explain.segment_config import SegmentConfig
 from explain.segment_recipe import SegmentRecipe
 from workbench.allocator import keep_freed_memory
+from workbench.files import write_atomic
+from workbench.pictures import encode_png, image_grid, resize_images
 from workbench.training import Training
 
 ZOO = {"segment": "zoo:small-sam", "caption": "zoo:small-captioner"}
@@ -41,6 +51,8 @@ COLUMNS = {
         "validation_word_recall": "word recall", "class_named": "class named",
     },
 }  # fmt: skip
+SHOWN = ("as the zoo has it", "from the zoo")  # in the picture
+PICTURES, CELL = 10, (96, 96)
 CLASSES = ("plane", "ship")  # a caption that names neither speaks of the ground alone
 
 
@@ -55,12 +67,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--results", type=Path, default=Path("docs/results/vale_domain.jsonl"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/vale_domain.png"))
     parser.add_argument("--output", help="markdown file for the table")
     options = parser.parse_args()
     keep_freed_memory()
     kept = Kept(options.results)
     body = "\n\n".join(f"## {TITLES[kind]}\n\n{part(kind, options, kept)}" for kind in ZOO)
-    write_result("VALE: a domain of one's own", __doc__ or "", body, options.output)
+    write_atomic(options.picture, encode_png(picture(options)))
+    legend = (
+        f"From one point: image, given mask, {', '.join(SHOWN)} (seed 0).\n\n![masks](../images/{options.picture.name})"
+    )
+    write_result("VALE: a domain of one's own", __doc__ or "", f"{body}\n\n{legend}", options.output)
 
 
 def part(kind: str, options: argparse.Namespace, kept: Kept) -> str:
@@ -93,6 +110,31 @@ def segmenting(arm: str, seed: int, options: argparse.Namespace) -> dict[str, fl
     recipe = SegmentRecipe(SegmentConfig(**settings, init_from=start, validation_images=1000))
     with tempfile.TemporaryDirectory() as folder:
         return recipe.validate(recipe.model, Path(folder), 0)
+
+
+def picture(options: argparse.Namespace) -> UInt8[Tensor, "3 h w"]:
+    """The first test images that have a mask, that mask, and those of segmenters told the point deepest inside it."""
+    rows = [json.loads(line) for line in (options.data / "test" / "metadata.jsonl").read_text().splitlines()]
+    folders = [common("segment", arm, 0, options)["output_dir"] if ARMS[arm] else ZOO["segment"] for arm in SHOWN]
+    segmenters = [open_segmenter(str(folder), options.device) for folder in folders]
+    cells: list[Tensor] = []
+    for row in [row for row in rows if row["mask_file_name"]][:PICTURES]:
+        image, mask = (
+            torch.from_numpy(np.array(Image.open(options.data / "test" / row[name]).convert("RGB"))).permute(2, 0, 1)
+            for name in ("file_name", "mask_file_name")
+        )
+        masks = [255 * found.byte().expand(3, -1, -1) for found in found_masks(segmenters, image, mask[0] > 0)]
+        cells += [resize_images(cell[None], CELL)[0] for cell in (image, mask, *masks)]
+    return image_grid(cells, columns=2 * (2 + len(SHOWN)))
+
+
+def found_masks(segmenters: list[Segmenter], image: UInt8[Tensor, "3 h w"], mask: Bool[Tensor, "h w"]) -> list[Tensor]:
+    """The mask that each segmenter thinks best."""
+    depth = cv2.distanceTransform(mask.byte().numpy(), cv2.DIST_L2, 5)
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    prompts = Prompts(((float(x), float(y)),), (1,), None, (1.0,))
+    answers = [segmenter.masks(segmenter.embed(image), prompts) for segmenter in segmenters]
+    return [masks[quality.argmax()].cpu() for masks, quality in answers]
 
 
 def captioning(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
