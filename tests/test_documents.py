@@ -3,10 +3,14 @@
 import functools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from ui.app_config import AppConfig
@@ -93,6 +97,21 @@ def write_described(folder: Path) -> None:
     writer.finish(seed=0)
 
 
+def write_sonar(folder: Path) -> None:
+    """Something like the sonar images of VALE's paper, and what the guide's script makes of them."""
+    names = ["plane", "seafloor", "ship"]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    pixels = np.random.default_rng(2)
+    for split in ("train", "test"):
+        labels = [number % 3 for number in range(18)]
+        images = pixels.integers(0, 60, (18, 40, 48), dtype=np.uint8)
+        images[[label != names.index("seafloor") for label in labels], 12:26, 10:36] += 180
+        table = {"image": [Image.fromarray(image) for image in images], "label": labels}
+        Dataset.from_dict(table, features).to_parquet(folder / f"sonar-{split}.parquet")
+    script = [sys.executable, ROOT / "bench" / "sonar_described.py", "sonar-train.parquet", "sonar-test.parquet"]
+    subprocess.run([*script, "--output", "runs/sonar-described"], cwd=folder, check=True)
+
+
 def write_generated(folder: Path) -> None:
     """The data set that pages after the README go on from."""
     pixels = np.random.default_rng(1).integers(0, 255, (40, 32, 32), dtype=np.uint8)
@@ -105,6 +124,8 @@ def write_generated(folder: Path) -> None:
 def test_documented_commands_run(page: Path, place: Path) -> None:
     if page.name != "README.md":
         write_generated(place / "data" / "generated")
+    if page.name == "explaining.md":
+        write_sonar(place)
     for line in commands_of(page):
         words = words_for_workbench(line)
         if words is None:

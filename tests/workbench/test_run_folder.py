@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen.train import CONFIGS
+from explain.train import CONFIGS as EXPLAINERS
+from gen.train import CONFIGS as GENERATORS
 from workbench.config import TrainingConfig, to_mapping
 from workbench.errors import UserError
 from workbench.run_folder import FREE, RunFolder
@@ -43,7 +44,7 @@ def test_every_setting_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_free_settings_are_settings() -> None:
-    assert {field.name for config in CONFIGS.values() for field in fields(config)} >= FREE
+    assert {field.name for config in (GENERATORS | EXPLAINERS).values() for field in fields(config)} >= FREE
 
 
 @given(st.sampled_from(["recipe", "classes"]))
